@@ -1,0 +1,185 @@
+"""Messages that travel sealed in CONTROL datagrams, and their encoding.
+
+Pure. Who sends what, and when, is decided in sdwan.core.tunnel and its kin. The first byte is the
+kind, the second the path the message speaks of (or was pinned to). All integers in network order.
+Trailing zero bytes are allowed everywhere (padding: MTU probes are made of it).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sdwan.errors import WireError
+from sdwan.model import PATHS_PER_PEER
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """Nothing but a sign of life on one path; also confirms a new session."""
+
+    KIND: ClassVar[int] = 0
+    path: int
+    next_counter: int
+    """The sender's next DATA counter (64 bit): lets an idle path close a hole."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathReport:
+    """What the receiver opened on one path (cumulative; low 32 bits)."""
+
+    path: int
+    last_sequence: int
+    """Highest link sequence among opened datagrams."""
+    age_us: int
+    """Time from that datagram's arrival to this report."""
+    opened: int
+    opened_bytes: int
+    lost: int
+    """By link sequence, as the receiving kernel counts."""
+    delay_us: int
+    """Receive clock - send stamp of the newest datagram, modulo 2^32."""
+    jitter_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What arrived, per path: the receiver's view that steers the sender."""
+
+    KIND: ClassVar[int] = 1
+    path: int
+    number: int
+    """Goes up by one with each report; an older one is ignored."""
+    next_counter: int
+    paths: tuple[PathReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The edge's word about one of its paths, sent on that path."""
+
+    KIND: ClassVar[int] = 2
+    path: int
+    receive_rate_bps: int
+    """What the edge can receive here; 0 = unknown."""
+    weight_ppm: int
+    """Operator's preference, 1,000,000 = normal; 0 = do not send data here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Sent to a new address; only who can open it there may move the path (RFC 9000 §8.2)."""
+
+    KIND: ClassVar[int] = 3
+    path: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeResponse:
+    """The answer, sent pinned on the same path."""
+
+    KIND: ClassVar[int] = 4
+    path: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MtuProbe:
+    """A datagram padded to exactly ``size_bytes`` of outer IP packet (RFC 8899)."""
+
+    KIND: ClassVar[int] = 5
+    path: int
+    size_bytes: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class MtuAck:
+    """Probe ``number`` of ``size_bytes`` arrived."""
+
+    KIND: ClassVar[int] = 6
+    path: int
+    size_bytes: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The sender goes away; forget the session, keep the configuration."""
+
+    KIND: ClassVar[int] = 7
+    path: int
+
+
+Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe | MtuAck | Close
+
+_FIXED: dict[type, struct.Struct] = {
+    Keepalive: struct.Struct("!BBQ"),
+    Hello: struct.Struct("!BBQI"),
+    Challenge: struct.Struct("!BBQ"),
+    ChallengeResponse: struct.Struct("!BBQ"),
+    MtuProbe: struct.Struct("!BBHI"),
+    MtuAck: struct.Struct("!BBHI"),
+    Close: struct.Struct("!BB"),
+}
+_BY_KIND: dict[int, type] = {cls.KIND: cls for cls in _FIXED}
+_REPORT_HEAD = struct.Struct("!BBBIQ")
+_REPORT_PATH = struct.Struct("!BIIIIIII")
+_U32 = 0xFFFFFFFF
+
+
+def encode(message: Message) -> bytes:
+    """Encode one message as the plaintext of a CONTROL datagram."""
+    if isinstance(message, Report):
+        head = _REPORT_HEAD.pack(
+            Report.KIND, message.path, len(message.paths), message.number & _U32, message.next_counter
+        )
+        return head + b"".join(
+            _REPORT_PATH.pack(
+                p.path, p.last_sequence & _U32, min(p.age_us, _U32), p.opened & _U32,
+                p.opened_bytes & _U32, p.lost & _U32, p.delay_us & _U32, min(p.jitter_us, _U32),
+            )
+            for p in message.paths
+        )  # fmt: skip
+    fields = [getattr(message, name) for name in type(message).__slots__]
+    return _FIXED[type(message)].pack(message.KIND, *fields)
+
+
+def decode(plaintext: bytes | memoryview) -> Message:
+    """Decode the plaintext of a CONTROL datagram.
+
+    Raises:
+        WireError: unknown kind, too short, or a path number out of range.
+    """
+    if len(plaintext) < 2:
+        raise WireError(f"control message: {len(plaintext)} bytes, needs at least 2")
+    kind, path = plaintext[0], plaintext[1]
+    if path >= PATHS_PER_PEER:
+        raise WireError(f"control message: path {path}, highest is {PATHS_PER_PEER - 1}")
+    if kind == Report.KIND:
+        return _decode_report(plaintext)
+    cls = _BY_KIND.get(kind)
+    if cls is None:
+        raise WireError(f"control message: unknown kind {kind}")
+    layout = _FIXED[cls]
+    if len(plaintext) < layout.size:
+        raise WireError(f"{cls.__name__}: {len(plaintext)} bytes, needs {layout.size}")
+    message: Message = cls(*layout.unpack_from(plaintext)[1:])
+    return message
+
+
+def _decode_report(plaintext: bytes | memoryview) -> Report:
+    if len(plaintext) < _REPORT_HEAD.size:
+        raise WireError(f"Report: {len(plaintext)} bytes, needs {_REPORT_HEAD.size}")
+    _, path, count, number, next_counter = _REPORT_HEAD.unpack_from(plaintext)
+    if count > PATHS_PER_PEER or len(plaintext) < _REPORT_HEAD.size + count * _REPORT_PATH.size:
+        raise WireError(f"Report: {count} paths do not fit {len(plaintext)} bytes")
+    rows = tuple(
+        PathReport(*_REPORT_PATH.unpack_from(plaintext, _REPORT_HEAD.size + i * _REPORT_PATH.size))
+        for i in range(count)
+    )
+    if any(row.path >= PATHS_PER_PEER for row in rows):
+        raise WireError(f"Report: path number above {PATHS_PER_PEER - 1}")
+    return Report(path, number, next_counter, rows)

@@ -1,0 +1,222 @@
+"""What control and data plane say to each other, and how it is encoded.
+
+One SOCK_SEQPACKET pair joins the two processes: one message, one packet. Down go keys, peers and
+plaintext to seal; up come handshake datagrams, opened control messages and wishes. The data plane
+parses what strangers send, so control treats what comes up as untrusted: fixed layouts, no pickle.
+File descriptors ride beside ``AddSocket`` as SCM_RIGHTS. Counters and rates do not travel here: they
+stand in the shared board (sdwan.edge.board).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from sdwan.errors import WireError
+
+Address = tuple[str, int]
+"""Textual IP address and port, as socket.recvmsg gives them (IPv4 never mapped into IPv6)."""
+
+MESSAGE_BYTES_MAX = 65536
+
+
+# Down: control to data plane ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeer:
+    """Create a peer or change what is wanted of it."""
+
+    OP: ClassVar[int] = 1
+    peer: int
+    datagram_bytes: int
+    """Largest UDP payload its smallest path takes."""
+    burst_segments: int
+    """Datagrams per GSO send, 1..44."""
+    hole_wait_us: int
+    """How long a packet may wait for one that is missing and not proven lost."""
+    prefixes: tuple[str, ...]
+    """Inner prefixes that belong to the peer, both directions."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePeer:
+    """Forget a peer, its sessions and sockets."""
+
+    OP: ClassVar[int] = 2
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddSocket:
+    """A UDP socket connected to the peer's virtual address; the descriptor rides along."""
+
+    OP: ClassVar[int] = 3
+    peer: int
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetEndpoint:
+    """The validated remote address of one path; datagrams from elsewhere are reported as moved."""
+
+    OP: ClassVar[int] = 4
+    peer: int
+    path: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """A session's keys. Opens at once; seals when ``active`` or once the peer has confirmed it."""
+
+    OP: ClassVar[int] = 5
+    peer: int
+    local_index: int
+    remote_index: int
+    active: bool
+    incarnation: int
+    """Random number of the peer's data-plane process: a new one resets counters and order."""
+    send_key: bytes
+    receive_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Stop opening with this session."""
+
+    OP: ClassVar[int] = 6
+    local_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealControl:
+    """Seal ``plaintext`` as a CONTROL datagram.
+
+    With ``local_index`` 0 the peer's sending session is used. ``path_byte`` 0xff lets the kernel
+    choose, 0x80|n pins. With ``to`` set, the datagram goes there directly from ``source`` instead of
+    through the entry device (a challenge to an address that is not validated yet).
+    """
+
+    OP: ClassVar[int] = 7
+    peer: int
+    local_index: int
+    path_byte: int
+    to: Address | None
+    source: str
+    ifindex: int
+    plaintext: bytes
+
+
+# Up: data plane to control -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The data plane runs and has dropped its privileges; ``facts`` is JSON for the log."""
+
+    OP: ClassVar[int] = 65
+    facts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A handshake datagram, whole."""
+
+    OP: ClassVar[int] = 66
+    source: Address
+    local: str
+    ifindex: int
+    datagram: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An opened CONTROL message; or, with empty plaintext, word that data came from a new address."""
+
+    OP: ClassVar[int] = 67
+    peer: int
+    local_index: int
+    path: int
+    """The unauthenticated path byte of its header."""
+    source: Address
+    local: str
+    ifindex: int
+    plaintext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The first datagram was opened under this session: the peer has it."""
+
+    OP: ClassVar[int] = 68
+    peer: int
+    local_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantSession:
+    """Traffic waits for a peer without a session, or its session nears the counter limit."""
+
+    OP: ClassVar[int] = 69
+    peer: int
+
+
+Message = (
+    SetPeer | RemovePeer | AddSocket | SetEndpoint | Install | Forget | SealControl
+    | Ready | Plain | Opened | Confirmed | WantSession
+)  # fmt: skip
+_CLASSES: tuple[type, ...] = (
+    SetPeer, RemovePeer, AddSocket, SetEndpoint, Install, Forget, SealControl,
+    Ready, Plain, Opened, Confirmed, WantSession,
+)  # fmt: skip
+_BY_OP = {cls.OP: cls for cls in _CLASSES}
+_HEAD = struct.Struct("!BH")
+
+
+def encode(message: Message) -> bytes:
+    """Encode: op u8, length u16 of a JSON list of the plain fields, that list, the byte fields.
+
+    JSON because these messages are rare (tens a second and peer) and a person may read a dump;
+    byte fields follow raw, each with a u32 length, so keys are never text.
+    """
+    plain, blobs = [], []
+    for field in fields(message):
+        value = getattr(message, field.name)
+        (blobs if isinstance(value, bytes) else plain).append(value)
+    text = json.dumps(plain, separators=(",", ":")).encode()
+    return b"".join([
+        _HEAD.pack(message.OP, len(text)), text, *(struct.pack("!I", len(b)) + b for b in blobs)
+    ])  # fmt: skip
+
+
+def decode(packet: bytes) -> Message:
+    """Decode one message.
+
+    Raises:
+        WireError: whatever is wrong with it.
+    """
+    try:
+        op, length = _HEAD.unpack_from(packet)
+        cls = _BY_OP[op]
+        plain = iter(json.loads(packet[3 : 3 + length]))
+        offset = 3 + length
+        values = []
+        for field in fields(cls):
+            if field.type == "bytes":
+                (size,) = struct.unpack_from("!I", packet, offset)
+                if offset + 4 + size > len(packet):
+                    raise WireError(f"channel: {cls.__name__}.{field.name} is cut short")
+                values.append(packet[offset + 4 : offset + 4 + size])
+                offset += 4 + size
+            else:
+                value = next(plain)
+                values.append(tuple(value) if isinstance(value, list) else value)
+        message: Message = cls(*values)
+    except WireError:
+        raise
+    except (struct.error, KeyError, ValueError, StopIteration, TypeError, RecursionError) as error:
+        raise WireError(f"channel: {type(error).__name__}: {error}") from error
+    return message
