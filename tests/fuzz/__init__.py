@@ -1,0 +1,1 @@
+"""Whatever a stranger sends: only our typed errors may escape a parser."""

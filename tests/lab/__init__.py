@@ -1,0 +1,1 @@
+"""The link emulator and the named scenarios."""

@@ -1,0 +1,1 @@
+"""No root, no clock, no network: one file per source file, same stem."""
