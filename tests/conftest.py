@@ -1,7 +1,8 @@
 """The harness of all tests: capabilities decide what runs, and nothing made in the kernel is left behind.
 
-A test marked ``root``, ``bpf`` or ``netns`` runs where the machine can do that (tests/capabilities.py finds out by
-trying), is skipped where not, and fails instead of being skipped when ``SDWAN_REQUIRE`` names the capability.
+A test marked ``root``, ``bpf`` or ``netns`` runs where the machine can do that (tests/capabilities.py finds
+out by trying), is skipped where not, and fails instead of being skipped when ``SDWAN_REQUIRE`` names the
+capability.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Names for what tests make in the kernel, and the removal of what they left there.
 
-Every namespace, bpffs directory and /run directory a test makes is called ``sdt<pid>-<name>``, pid being the
-test run's: two runs at once never collide, and a later run can tell rubbish (its maker is dead) from somebody's
-work. tests/conftest.py hands ``unique`` out as the fixture ``unique_name`` and calls ``sweep`` before and after.
+Every namespace, bpffs directory and /run directory a test makes is called ``sdt<pid>-<name>``, pid being
+the test run's: two runs at once never collide, and a later run can tell rubbish (its maker is dead) from
+somebody's work. tests/conftest.py hands ``unique`` out as the fixture ``unique_name`` and calls ``sweep``
+before and after.
 """
 
 from __future__ import annotations
