@@ -4,6 +4,19 @@ Each says what was wrong, where, and what would be right. Parsers of untrusted i
 escape (tests/fuzz proves it).
 """
 
+from __future__ import annotations
+
+import re
+
+_SECRET_LIKE = re.compile(
+    r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=(?![A-Za-z0-9+/=])|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"
+)
+
+
+def redact(text: str) -> str:
+    """Replace whatever has the form of a 32-byte key (base64 or hexadecimal), so that it may be shown."""
+    return _SECRET_LIKE.sub("(redacted: looks like a key)", text)
+
 
 class SdwanError(Exception):
     """Root of the tree; ``str()`` of it is fit to be shown to an operator."""
