@@ -23,8 +23,9 @@ PROBE_TIMEOUT_S = 120
 """A first BCC compilation on a busy two-core machine took 7 s; this only stops a hang."""
 
 _BPF_PROBE = """
+import os
 from sdwan.io import headers
-headers.ensure()
+os.environ["BCC_KERNEL_SOURCE"] = str(headers.ensure())
 import bcc
 if not hasattr(bcc, "BPF"):
     raise SystemExit("the module called bcc is not BCC (the one on PyPI is something else): "
