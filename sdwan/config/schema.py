@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import base64
 import logging
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from sdwan.config import values
 from sdwan.model import CLASSES, DEFAULT_PORT, PEERS_MAX_DEFAULT, SteerMode
@@ -56,8 +58,18 @@ def key(
     ``kind`` is its type in the operator's words, ``live`` tells that a reload applies a change, ``shown`` is
     the default as the file would write it; ``rules`` go to pydantic (alias, ge, le, max_length, ...).
     """
-    extra = {"kind": kind, "live": live, "shown": shown}
+    extra: dict[str, Any] = {"kind": kind, "live": live, "shown": shown}
     return Field(default, description=description, json_schema_extra=extra, **rules)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """What a key says about itself: for error texts, the reference page and ``diff``."""
+
+    kind: str
+    live: bool
+    shown: str
+    description: str
 
 
 class Section(BaseModel):
@@ -208,7 +220,7 @@ class MetricsConfig(Section):
     """Where Prometheus finds the metrics."""
 
     listen: SocketAddress = key(
-        ..., "address:port", "Serve `/metrics` here, over HTTP without authentication: choose a local address.",
+        ..., "address:port", "Serve `/metrics` here, over HTTP without authentication: use a local address.",
         live=False,
     )  # fmt: skip
 
@@ -293,3 +305,22 @@ class SiteConfig(Section):
             if link.name == name:
                 return link
         raise KeyError(name)
+
+
+def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
+    """Return the fields of a section under the names the file uses."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """Return the section inside a field's type (``X``, ``X | None``, ``tuple[X, ...]``), or None."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := section_of(part))), None)
+
+
+def facts_of(field: FieldInfo) -> KeyFacts:
+    """Return what ``key()`` was told about a field."""
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)  # every field of this file is declared with key()
+    return KeyFacts(str(extra["kind"]), bool(extra["live"]), str(extra["shown"]), field.description or "")
