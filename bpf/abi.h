@@ -11,6 +11,8 @@
 #ifndef SDWAN_ABI_H
 #define SDWAN_ABI_H
 
+#include "types.h"
+
 #define SDWAN_SCHEMA 1 /* goes up when a map's layout changes; also in the pin path */
 
 /* ---- Specification constants (docs/wire.md) ------------------------------------------------- */
@@ -57,17 +59,20 @@ struct sdwan_header {
 };
 _Static_assert(sizeof(struct sdwan_header) == SDWAN_HEADER_BYTES, "wire header");
 
-/* Behind the header of PROBE and PROBE_REPLY. */
+/* Behind the header of PROBE and PROBE_REPLY. In both, `index` and `segments` of the header hold the
+ * requester's own number of the peer (high and low byte), put there by the requester's kernel on the
+ * way out: the reply names the receiver of the other end, which tells the requester nothing. */
 struct sdwan_probe {
-	__be64 token;         /* random, chosen by the requester */
-	__be32 echo_time_us;  /* reply: send_time_us of the request */
+	__be64 token;           /* random, chosen by the requester */
+	__be32 echo_time_us;    /* reply: send_time_us of the request */
 	__be32 reflect_time_us; /* reply: the reflector's clock */
 };
 _Static_assert(sizeof(struct sdwan_probe) == 16, "probe body");
 
 /* Virtual peer addresses, routed into the entry device; the low 16 bits are the peer number. */
 #define SDWAN_ENTRY_NET4 0xc6120000 /* 198.18.0.0/16 (RFC 2544 range, never routed); we are 198.19.0.1 */
-/* IPv6: fd5d:8a3e:77c1::/48; peer p is fd5d:8a3e:77c1::p, we are fd5d:8a3e:77c1:1::1 */
+#define SDWAN_ENTRY_NET6_HIGH 0xfd5d8a3e /* fd5d:8a3e:77c1::/64; peer p is fd5d:8a3e:77c1::p, ... */
+#define SDWAN_ENTRY_NET6_LOW 0x77c10000  /* ... we are fd5d:8a3e:77c1:1::1 */
 
 /* ---- Implementation constants --------------------------------------------------------------- */
 
@@ -76,6 +81,21 @@ _Static_assert(sizeof(struct sdwan_probe) == 16, "probe body");
 #define SDWAN_SOURCES_MAX 4096   /* LRU of unvalidated source addresses */
 #define SDWAN_RING_RECORDS 8192  /* tx_ring; 1 s at 8,192 bursts a second */
 #define SDWAN_PROBE_SLOTS 8      /* outstanding probes per path */
+#ifndef SDWAN_PEERS_MAX
+#define SDWAN_PEERS_MAX 256 /* from the configuration: -DSDWAN_PEERS_MAX=n */
+#endif
+
+/* TTL of probes and replies. GRO joins datagrams of one flow only if their TTL is the same, and a
+ * probe joined to the tail of user data would escape the reflector. */
+#define SDWAN_PROBE_TTL 63
+
+#define SDWAN_SEQUENCE_JUMP_MAX 65536 /* a link sequence further away is suspect */
+#define SDWAN_RESYNC_RUN 64           /* ... unless this many in a row agree: the peer started anew */
+#define SDWAN_HANDSHAKE_PRICE 8       /* tokens: one handshake costs the responder ~0.2 ms of Diffie-Hellman */
+
+#define SDWAN_STRIDE_ONE 1024u         /* `inverse` of the path with the largest weight */
+#define SDWAN_STRIDE_MAX (1024u << 10) /* ... and of one with a thousandth of it */
+#define SDWAN_STRIDE_BURST_BYTES 65536 /* credit of a path that comes back */
 
 #define SDWAN_DROP_REASONS 32
 enum drop_reason { /* same numbers as sdwan.model.DropReason */
@@ -107,13 +127,13 @@ struct sdwan_config {
 	u32 peers_max;
 	__be16 port; /* our UDP port, 0 = no tunnel: count only */
 	u16 pad;
-	u32 probe_rate;         /* probe requests reflected per second and source */
-	u32 source_rate;        /* datagrams per second from one unvalidated source */
-	u32 global_rate;        /* ... and from all of them together */
+	u32 probe_rate;  /* probes reflected per second for one unvalidated source; 0 = none */
+	u32 source_rate; /* datagrams passed per second from one unvalidated source; 0 = none */
+	u32 global_rate; /* ... and from all of them together */
 };
 _Static_assert(sizeof(struct sdwan_config) == 32, "abi");
 
-/* paths[peer * 8 + path]: wanted. Written by the control process only. Host-wide, 64 bytes. */
+/* paths[peer * 8 + path], mmapable: wanted. Written by the control process only. Host-wide, 64 bytes. */
 struct path {
 	u32 ifindex; /* 0 = unused */
 	u32 flags;
@@ -129,12 +149,12 @@ struct path {
 };
 _Static_assert(sizeof(struct path) == 64, "abi");
 
-/* weights[(bank * peers_max + peer) * 8 + class]: wanted. */
+/* weights[(bank * peers_max + peer) * 8 + class], mmapable: wanted. */
 struct weights {
 	u32 mode;                                 /* enum steer_mode */
-	u32 inverse[SDWAN_PATHS_PER_PEER];        /* stride: 2^20 / weight, at most 2^20; 0 = excluded */
-	u32 ns_per_kib[SDWAN_PATHS_PER_PEER];     /* earliest: time to send 1024 bytes */
-	u32 delay_us[SDWAN_PATHS_PER_PEER];       /* earliest: one-way delay */
+	u32 inverse[SDWAN_PATHS_PER_PEER];        /* 1024 * largest weight / weight; 0 = excluded, in all modes */
+	u32 ns_per_kib[SDWAN_PATHS_PER_PEER];     /* earliest: time to send 1024 bytes; 0 = not known */
+	u32 delay_us[SDWAN_PATHS_PER_PEER];       /* earliest: one-way delay; only differences matter */
 	u32 pad[3];
 };
 _Static_assert(sizeof(struct weights) == 112, "abi");
@@ -146,7 +166,7 @@ struct stride_state {
 };
 _Static_assert(sizeof(struct stride_state) == 72, "abi");
 
-/* busy[peer * 8 + path]: when the path will have sent all it was given (earliest delivery). */
+/* busy[peer * 8 + path], mmapable: when the path will have sent all it was given (earliest delivery). */
 struct busy_state {
 	u64 until_ns;
 };
@@ -189,13 +209,15 @@ struct rx_state {
 	u32 delay_last_us; /* receive clock - send stamp, modulo 2^32: differences between paths are exact */
 	u32 delay_min_us;  /* since control last set it to 0xffffffff */
 	u32 jitter_us16;   /* RFC 3550, in 1/16 us */
+	u32 suspect_next;  /* a suspect run goes on if this comes */
+	u32 suspect_run;   /* datagrams in that run */
 	u32 pad;
 };
-_Static_assert(sizeof(struct rx_state) == 80, "abi");
+_Static_assert(sizeof(struct rx_state) == 88, "abi");
 
 /* probes[peer * 8 + path], mmapable. Control writes `token`, the kernel the rest. */
 struct probe_slot {
-	u64 token;  /* as on the wire read in host order; 0 = free */
+	u64 token;  /* the number the wire holds in network order; 0 = free */
 	u32 rtt_us; /* 0 = no reply yet */
 	u32 reflect_time_us;
 };
@@ -219,7 +241,10 @@ struct token_bucket {
 	u64 tokens_ns; /* tokens times their price in ns: refilled by time itself */
 };
 
-/* link_stats[ifindex], per CPU: everything that crosses an attached interface, ours or not */
+/* drops[enum drop_reason], per CPU: datagrams (u64) */
+
+/* link_stats[ifindex], per CPU hash: every frame that crosses an attached interface, ours or not, as
+ * on the wire: segments counted one by one, bytes with link header and without checksum trailer */
 struct link_stats {
 	u64 tx_packets, tx_bytes, tx_tunnel_packets, tx_tunnel_bytes;
 	u64 rx_packets, rx_bytes, rx_tunnel_packets, rx_tunnel_bytes;
