@@ -21,8 +21,8 @@ from sdwan.model import PATHS_PER_PEER
 SOCKET_PATH_BYTES_MAX = 107
 """sun_path of struct sockaddr_un, without its terminating zero (unix(7))."""
 
-VIRTUAL_PREFIXES = (ip_network("198.18.0.0/16"), ip_network("fd5d:8a3e:77c1::/64"))
-"""Peers' virtual addresses, which route into the entry device (docs/architecture.md)."""
+VIRTUAL_PREFIXES = (ip_network("198.18.0.0/15"), ip_network("fd5d:8a3e:77c1::/48"))
+"""Virtual addresses of the peers and of the entry device they route into (bpf/abi.h)."""
 
 
 @dataclass(frozen=True, slots=True)

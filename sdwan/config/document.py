@@ -18,7 +18,7 @@ from sdwan.errors import ConfigError
 # Implementation constants --------------------------------------------------------------------------
 
 TEXT_BYTES_MAX = 1 << 20
-"""A hub with 4,095 peers of 250 bytes each."""
+"""A hub with 1,023 peers of a kilobyte each."""
 
 DEPTH_MAX = 16
 """The schema needs 7."""

@@ -29,8 +29,8 @@ from sdwan.model import CLASSES, DEFAULT_PORT, PEERS_MAX_DEFAULT, SteerMode
 
 # Implementation constants --------------------------------------------------------------------------
 
-PEERS_MAX_LIMIT = 4096
-"""Largest ``bpf.peers_max``: eight paths each still fit the maps' 32768 path entries."""
+PEERS_MAX_LIMIT = 1024
+"""Largest ``bpf.peers_max``: a few epochs of each still fit SDWAN_RECEIVERS_MAX (bpf/abi.h)."""
 
 MILLISECOND_NS = 10**6
 SECOND_NS = 10**9
