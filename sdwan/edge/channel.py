@@ -110,6 +110,14 @@ class SealControl:
     plaintext: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Seal no more with this session; it still opens. The newest other active one takes over, if any."""
+
+    OP: ClassVar[int] = 8
+    local_index: int
+
+
 # Up: data plane to control -----------------------------------------------------------------------
 
 
@@ -165,11 +173,11 @@ class WantSession:
 
 
 Message = (
-    SetPeer | RemovePeer | AddSocket | SetEndpoint | Install | Forget | SealControl
+    SetPeer | RemovePeer | AddSocket | SetEndpoint | Install | Forget | SealControl | Retire
     | Ready | Plain | Opened | Confirmed | WantSession
 )  # fmt: skip
 _CLASSES: tuple[type, ...] = (
-    SetPeer, RemovePeer, AddSocket, SetEndpoint, Install, Forget, SealControl,
+    SetPeer, RemovePeer, AddSocket, SetEndpoint, Install, Forget, SealControl, Retire,
     Ready, Plain, Opened, Confirmed, WantSession,
 )  # fmt: skip
 _BY_OP = {cls.OP: cls for cls in _CLASSES}
