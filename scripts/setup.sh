@@ -20,7 +20,7 @@ readonly PYTHON=/usr/bin/python3
 # Specification constants: the oldest system on which every part loads (README, "Systems").
 readonly KERNEL_MIN=5.15
 readonly PYTHON_MIN=3.10
-# Implementation constant: BCC brings clang and LLVM; a minimal Debian 12 grew by 1.1 GB with everything.
+# Implementation constant: BCC brings clang and LLVM; a minimal Debian 12 grew by 1.0 GB.
 readonly DISK_MIN_MIB=2000
 
 readonly PACKAGES=(
@@ -74,7 +74,7 @@ at_least() { [[ $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
 check_distribution() {
     local id version name
     # shellcheck source=/dev/null
-    read -r id version name < <(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-0} ${PRETTY_NAME:-?}")
+    read -r id version name < <(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-999} ${PRETTY_NAME:-?}")
     case $id in
         debian) at_least "$version" 12 && return ;;
         ubuntu) at_least "$version" 22.04 && return ;;
