@@ -170,6 +170,16 @@ def decode(plaintext: bytes | memoryview) -> Message:
     return message
 
 
+def next_counter_of(plaintext: bytes | memoryview) -> int | None:
+    """Return the sender's next DATA counter if this message carries it, without decoding the rest."""
+    kind = plaintext[0] if len(plaintext) >= 2 else -1
+    if kind == Keepalive.KIND and len(plaintext) >= _FIXED[Keepalive].size:
+        return int.from_bytes(plaintext[2:10], "big")
+    if kind == Report.KIND and len(plaintext) >= _REPORT_HEAD.size:
+        return int.from_bytes(plaintext[7:15], "big")
+    return None
+
+
 def _decode_report(plaintext: bytes | memoryview) -> Report:
     if len(plaintext) < _REPORT_HEAD.size:
         raise WireError(f"Report: {len(plaintext)} bytes, needs {_REPORT_HEAD.size}")

@@ -1,0 +1,177 @@
+"""Staging: the rows of one numpy array, each of which becomes one datagram.
+
+Pure. A burst is written here column by column (header, counter, bucket sequence: one strided store
+each for all rows), sealed in place by sdwan.core.session and sent from here as one GSO burst. The
+memoryviews a row needs for sealing are cut once per datagram size and kept; a ``Stage`` keeps a
+bounded number of sizes.
+
+    row:  header 24 | meta 4 | header template H | segment payload g | tag 16
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from sdwan.core.wire import (
+    HEADER_BYTES,
+    META_BYTES,
+    TAG_BYTES,
+    VERSION,
+    Type,
+)
+from sdwan.model import PATH_CHOOSE
+
+# Specification constants (docs/wire.md) -----------------------------------------------------------
+
+_PREFIX = HEADER_BYTES + META_BYTES
+ROW_OVERHEAD_BYTES = _PREFIX + TAG_BYTES
+SEGMENTS_MAX = 255
+"""Segments of one super-packet: a byte on the wire."""
+_ROW_HEAD = struct.Struct("!BBBBIBBBBIIIBBH")
+
+# Implementation constants -------------------------------------------------------------------------
+
+_STAGE_BYTES = 66_000
+"""Rows of one size together hold at least one 64 KiB super-packet."""
+_SIZES_KEPT = 32
+"""Datagram sizes whose rows are kept: 32 x 70 kB. A TCP flow uses one or two."""
+
+_RAMP32 = np.arange(SEGMENTS_MAX + 1, dtype=np.uint32)
+_RAMP16 = np.arange(SEGMENTS_MAX + 1, dtype=np.uint16)
+_RAMP8 = np.arange(SEGMENTS_MAX + 1, dtype=np.uint8)
+
+
+class Rows:
+    """Staging rows of one datagram size. Contents live until the next burst of that size."""
+
+    __slots__ = (
+        "_bucket_sequences", "_counters", "_head", "_indices", "array", "capacity", "ciphertexts",
+        "datagram_bytes", "flat", "nonces", "plaintexts",
+    )  # fmt: skip
+
+    def __init__(self, datagram_bytes: int) -> None:
+        size = datagram_bytes
+        self.datagram_bytes = size
+        self.capacity = min(SEGMENTS_MAX, _STAGE_BYTES // max(size - ROW_OVERHEAD_BYTES, 1) + 1)
+        self.array: npt.NDArray[np.uint8] = np.zeros((self.capacity, size), dtype=np.uint8)
+        self.flat = memoryview(self.array.reshape(-1))
+        self._head = bytearray(size)
+        self._indices = self.array[:, 9]
+        self._counters = self._column(12, ">u4")
+        self._bucket_sequences = self._column(26, ">u2")
+        starts = range(0, self.capacity * size, size)
+        self.nonces = [self.flat[at + 4 : at + 16] for at in starts]
+        self.plaintexts = [self.flat[at + HEADER_BYTES : at + size - TAG_BYTES] for at in starts]
+        self.ciphertexts = [self.flat[at + HEADER_BYTES : at + size] for at in starts]
+
+    def _column(self, offset: int, dtype: str) -> npt.NDArray[np.unsignedinteger]:
+        return np.ndarray(
+            (self.capacity,), dtype=dtype, buffer=self.array, offset=offset, strides=(self.datagram_bytes,)
+        )
+
+    def stage_super(
+        self, packet: npt.NDArray[np.uint8], template_bytes: int, *, receiver: int, class_flags: int,
+        meta_flags: int, bucket: int, bucket_sequence: int, counter: int,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Lay a super-packet out, one segment a row; return (rows, bytes of the last datagram).
+
+        ``packet`` is the IP packet; its payload behind ``template_bytes`` is cut into pieces of this
+        size of datagram. ``counter`` and ``bucket_sequence`` are those of the first segment.
+        """
+        prefix = _PREFIX + template_bytes
+        piece = self.datagram_bytes - prefix - TAG_BYTES
+        payload = packet.shape[0] - template_bytes
+        full, rest = divmod(payload, piece)
+        count = full + (rest > 0)
+        head = self._head
+        _ROW_HEAD.pack_into(
+            head, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.SUPER, 0, count,
+            template_bytes >> 2, 0, 0, 0, bucket, meta_flags, 0,
+        )  # fmt: skip
+        head[_PREFIX:prefix] = packet[:template_bytes].data
+        array = self.array
+        array[:count, :prefix] = np.frombuffer(head, dtype=np.uint8, count=prefix)
+        array[:full, prefix : prefix + piece] = packet[
+            template_bytes : template_bytes + full * piece
+        ].reshape(full, piece)
+        if rest:
+            array[full, prefix : prefix + rest] = packet[template_bytes + full * piece :]
+        self._indices[:count] = _RAMP8[:count]
+        self._number(count, counter, bucket_sequence)
+        return count, self.datagram_bytes if not rest else prefix + rest + TAG_BYTES
+
+    def stage_single(
+        self, row: int, packet: npt.NDArray[np.uint8], *, receiver: int, class_flags: int,
+        meta_flags: int, bucket: int, bucket_sequence: int, counter: int,
+    ) -> None:  # fmt: skip
+        """Lay one whole packet, exactly as long as these rows allow, into ``row``."""
+        at = row * self.datagram_bytes
+        _ROW_HEAD.pack_into(
+            self.flat, at, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.SINGLE, 0, 1, 0,
+            counter & 0xFFFFFFFF, 0, 0, bucket, meta_flags, bucket_sequence,
+        )  # fmt: skip
+        self.array[row, _PREFIX:-TAG_BYTES] = packet
+
+    def _number(self, count: int, counter: int, bucket_sequence: int) -> None:
+        # The arrays wrap like the fields on the wire do.
+        self._counters[:count] = _RAMP32[:count] + np.uint32(counter & 0xFFFFFFFF)
+        self._bucket_sequences[:count] = _RAMP16[:count] + np.uint16(bucket_sequence)
+
+
+class Stage:
+    """Rows by datagram size, a bounded number of sizes."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Rows] = {}
+
+    def rows(self, datagram_bytes: int) -> Rows:
+        """Return the rows for datagrams of this size (their former contents are lost)."""
+        rows = self._rows.get(datagram_bytes)
+        if rows is None:
+            if len(self._rows) >= _SIZES_KEPT:
+                del self._rows[next(iter(self._rows))]
+            rows = self._rows[datagram_bytes] = Rows(datagram_bytes)
+        return rows
+
+
+class Container:
+    """One datagram being filled with small packets.
+
+    Packets of any flow may share it; each entry carries its own bucket and sequence.
+    """
+
+    __slots__ = ("_buffer", "_view", "length")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(65536)
+        self._view = memoryview(self._buffer)
+        self.length = _PREFIX
+        """Bytes used, with header and meta and without the tag."""
+
+    def room(self, packet_bytes: int, datagram_bytes: int) -> bool:
+        """Tell whether a packet of this size still fits a datagram of that size."""
+        return self.length + 5 + packet_bytes + TAG_BYTES <= datagram_bytes
+
+    def add(self, packet: memoryview, length_flags: int, bucket: int, bucket_sequence: int) -> None:
+        """Append one entry; ``length_flags`` is its length and wire.ENTRY_NEEDS_CSUM."""
+        at, size = self.length, len(packet)
+        _ENTRY.pack_into(self._buffer, at, length_flags, bucket, bucket_sequence)
+        self._view[at + 5 : at + 5 + size] = packet
+        self.length = at + 5 + size
+
+    def seal(self, seal_into, *, receiver: int, class_flags: int, counter: int) -> memoryview:  # type: ignore[no-untyped-def]
+        """Seal in place, empty the container and return the datagram (valid until the next add)."""
+        view, end = self._view, self.length
+        _ROW_HEAD.pack_into(
+            view, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.CONTAINER, 0, 1, 0,
+            counter & 0xFFFFFFFF, 0, 0, 0, class_flags & 7, 0,
+        )  # fmt: skip
+        seal_into(view[4:16], view[HEADER_BYTES:end], None, view[HEADER_BYTES : end + TAG_BYTES])
+        self.length = _PREFIX
+        return view[: end + TAG_BYTES]
+
+
+_ENTRY = struct.Struct("!HBH")

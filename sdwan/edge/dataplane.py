@@ -1,0 +1,312 @@
+"""The data plane: the process between TUN and UDP. Owns every byte of user traffic and no decision.
+
+Started by sdwan.edge.spawn with everything open (TUN, sockets, board, channel), it drops its
+privileges and loops: epoll → outward or inward → channel → counters to the board. It imports neither
+bcc, flask nor netlink, reads no file and knows no clock but the monotonic one. When the channel
+closes, control is gone and so is this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from time import monotonic_ns
+
+import numpy as np
+
+from sdwan.core.reorder import HeldBytes
+from sdwan.core.session import Session
+from sdwan.edge import channel, sandbox
+from sdwan.edge.board import Board
+from sdwan.edge.delivery import Delivery
+from sdwan.edge.inward import Burst, Inward
+from sdwan.edge.outward import Outward
+from sdwan.edge.peer import Peer
+from sdwan.errors import WireError
+from sdwan.io.tun import Offload
+from sdwan.io.udp import arrival, departure
+from sdwan.model import PATHS_PER_PEER, DropReason
+
+# Implementation constants -------------------------------------------------------------------------
+
+BOARD_INTERVAL_NS = 2_000_000
+"""Counters reach the board at most this late while traffic flows; reports are made from them."""
+WAIT_BUSY_S = 0.001
+"""Longest sleep while a packet waits for its turn."""
+WAIT_IDLE_S = 0.1
+CHANNEL_QUEUE_BYTES = 1 << 20
+_SESSIONS_PER_PEER = 4
+
+
+class DataPlane:
+    """One site's data plane. ``run`` returns when control hangs up or SIGTERM arrives."""
+
+    def __init__(
+        self, tun: int, listeners: list[socket.socket], control: socket.socket, board: Board, offload: Offload,
+        *, segmentation: bool,
+    ) -> None:  # fmt: skip
+        self._tun, self._listeners, self._control, self._board = tun, listeners, control, board
+        self._peers: dict[int, Peer] = {}
+        self._sessions: dict[int, Session] = {}
+        self._held_bytes = HeldBytes()
+        self._drops = [0] * board.total["drops"].shape[1]
+        self._running = True
+        self._outward = Outward(tun, segmentation=segmentation, drop=self._drop, want_session=self._want)
+        self._delivery = Delivery(tun, offload, drop=self._drop)
+        self._inward = Inward(
+            sessions=self._sessions,
+            peers=self._peers,
+            delivery=self._delivery,
+            drop=self._drop,
+            confirmed=self._confirm,
+            plain=self._pass_plain,
+            opened=self._pass_opened,
+        )
+        self._handlers = {
+            channel.SetPeer: self._set_peer,
+            channel.RemovePeer: self._remove_peer,
+            channel.SetEndpoint: self._set_endpoint,
+            channel.Install: self._install,
+            channel.Forget: self._forget,
+            channel.SealControl: self._seal_control,
+        }
+
+    # the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Move packets until told to stop."""
+        poll = select.epoll()
+        by_descriptor = {sock.fileno(): sock for sock in self._listeners}
+        for descriptor in (self._tun, self._control.fileno(), *by_descriptor):
+            poll.register(descriptor, select.EPOLLIN)
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        board_due_ns = 0
+        inward, outward, delivery, tun = self._inward, self._outward, self._delivery, self._tun
+        while self._running:
+            waits = delivery.anything_waits
+            events = poll.poll(WAIT_BUSY_S if waits else WAIT_IDLE_S)
+            for descriptor, _ in events:
+                if descriptor == tun:
+                    outward.pump()
+                elif descriptor in by_descriptor:
+                    inward.pump(by_descriptor[descriptor])
+                else:
+                    self._listen()
+            now_ns = monotonic_ns()
+            if waits:
+                delivery.settle(now_ns)
+            if now_ns >= board_due_ns:
+                board_due_ns = now_ns + BOARD_INTERVAL_NS
+                self._to_board(now_ns)
+
+    def stop(self) -> None:
+        """End the loop after the present round."""
+        self._running = False
+
+    # counters ---------------------------------------------------------------------------------
+
+    def _drop(self, reason: DropReason, count: int) -> None:
+        self._drops[reason] += count
+
+    def _to_board(self, now_ns: int) -> None:
+        total = self._board.total[0]
+        total["heartbeat_ns"] = now_ns
+        total["tun_reads"] = self._outward.reads
+        total["tun_writes"] = self._delivery.writes
+        total["drops"][:] = self._drops
+        for peer in self._peers.values():
+            if peer.dirty or peer.order.held_now:
+                peer.dirty = False
+                self._peer_to_board(peer)
+
+    def _peer_to_board(self, peer: Peer) -> None:
+        order = peer.order
+        self._drops[DropReason.REORDER_OVERFLOW] += order.overflows
+        order.overflows = 0
+        self._board.peers[peer.number] = (
+            peer.tx_packets, peer.tx_bytes, peer.tx_datagrams, peer.rx_packets, peer.rx_bytes,
+            peer.next_counter, order.held, order.holes_closed, order.holes_expired, order.held_now,
+        )  # fmt: skip
+        for path, seen in enumerate(peer.arrivals):
+            if seen.last_ns:
+                row = self._board.paths[peer.number * PATHS_PER_PEER + path]
+                row["opened"] = seen.opened
+                row["opened_bytes"] = seen.opened_bytes
+                row["last_sequence"] = seen.last_sequence
+                row["last_send_us"] = seen.last_send_us
+                row["last_ns"] = seen.last_ns
+
+    # to control -------------------------------------------------------------------------------
+
+    def tell(self, message: channel.Message) -> None:
+        """Send a message up; when control does not listen, it is dropped (it will ask or retry)."""
+        try:
+            self._control.send(channel.encode(message))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.stop()
+
+    def _want(self, peer_number: int) -> None:
+        self.tell(channel.WantSession(peer_number))
+
+    def _pass_plain(self, burst: Burst, datagram: memoryview) -> None:
+        local, ifindex = arrival(burst.ancillary)
+        self.tell(channel.Plain(burst.source[:2], local, ifindex, bytes(datagram)))
+
+    def _pass_opened(self, burst: Burst, session: Session, path: int, plaintext: bytes) -> None:
+        local, ifindex = arrival(burst.ancillary)
+        self.tell(channel.Opened(
+            session.peer_number, session.local_index, path, burst.source[:2], local, ifindex, plaintext
+        ))  # fmt: skip
+
+    def _confirm(self, session: Session) -> None:
+        """The peer has this session's keys: from now on it seals, if it is the newest."""
+        peer = self._peers[session.peer_number]
+        if not session.active:
+            session.active = True
+            peer.session = session
+        self.tell(channel.Confirmed(session.peer_number, session.local_index))
+
+    # from control -----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take every message control has sent."""
+        while self._running:
+            try:
+                packet, descriptors, _, _ = socket.recv_fds(self._control, channel.MESSAGE_BYTES_MAX, 4)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet, descriptors = b"", []
+            if not packet:
+                self.stop()
+                return
+            message = channel.decode(packet)
+            if isinstance(message, channel.AddSocket):
+                self._add_socket(message, descriptors)
+            else:
+                self._handlers[type(message)](message)  # type: ignore[operator]
+
+    def _set_peer(self, message: channel.SetPeer) -> None:
+        peer = self._peers.get(message.peer)
+        if peer is None:
+            peer = self._peers[message.peer] = Peer(message.peer, self._held_bytes)
+        peer.datagram_bytes = message.datagram_bytes
+        peer.burst_segments = message.burst_segments
+        peer.order.hole_wait_ns = message.hole_wait_us * 1000
+        if peer.prefixes != message.prefixes:
+            peer.prefixes = message.prefixes
+            self._reroute()
+
+    def _remove_peer(self, message: channel.RemovePeer) -> None:
+        peer = self._peers.pop(message.peer, None)
+        if peer is None:
+            return
+        peer.order.drop_all()
+        self._delivery.forget(peer)
+        for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
+            del self._sessions[index]
+        for sock in peer.senders:
+            sock.close()
+        self._reroute()
+
+    def _reroute(self) -> None:
+        routes = [(prefix, peer) for peer in self._peers.values() for prefix in peer.prefixes]
+        self._outward.reroute(routes)
+        self._delivery.routes.replace(routes)
+        for peer in self._peers.values():
+            peer.sources.clear()
+
+    def _add_socket(self, message: channel.AddSocket, descriptors: list[int]) -> None:
+        peer = self._peers.get(message.peer)
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            sock.setblocking(False)
+            if peer is None:
+                sock.close()
+            else:
+                peer.add_sender(sock)
+
+    def _set_endpoint(self, message: channel.SetEndpoint) -> None:
+        peer = self._peers.get(message.peer)
+        if peer is not None:
+            peer.arrivals[message.path].endpoint = message.address
+
+    def _install(self, message: channel.Install) -> None:
+        peer = self._peers.get(message.peer)
+        if peer is None:
+            return
+        if message.incarnation != peer.incarnation:
+            peer.begin_anew(message.incarnation)
+        session = Session(
+            message.peer, message.local_index, message.remote_index, message.send_key, message.receive_key
+        )
+        self._sessions[message.local_index] = session
+        if message.active:
+            session.active = True
+            peer.session = session
+
+    def _forget(self, message: channel.Forget) -> None:
+        session = self._sessions.pop(message.local_index, None)
+        peer = self._peers.get(session.peer_number) if session else None
+        if peer is not None and peer.session is session:
+            peer.session = None
+
+    def _seal_control(self, message: channel.SealControl) -> None:
+        peer = self._peers.get(message.peer)
+        session = self._sessions.get(message.local_index) if message.local_index else peer and peer.session
+        if peer is None or session is None:
+            self._drop(DropReason.NO_SESSION, 1)
+            return
+        datagram = session.seal_control(message.plaintext, message.path_byte)
+        try:
+            if message.to is None:
+                peer.send([datagram])
+                return
+            family = socket.AF_INET6 if ":" in message.to[0] else socket.AF_INET
+            listener = next(s for s in self._listeners if s.family == family)
+            listener.sendmsg([datagram], departure(message.source, message.ifindex), 0, message.to)
+        except (OSError, StopIteration):
+            self._drop(DropReason.SEND_FAILED, 1)
+
+
+def main() -> int:
+    """Entry point of the child process; every descriptor is inherited."""
+    parser = argparse.ArgumentParser(prog="sdwan data plane")
+    parser.add_argument("--tun", type=int, required=True)
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--peers-max", type=int, required=True)
+    parser.add_argument("--listen", type=int, action="append", required=True)
+    parser.add_argument("--offload", type=json.loads, required=True)
+    options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is control's to handle
+    listeners = [socket.socket(fileno=descriptor) for descriptor in options.listen]
+    control = socket.socket(fileno=options.control)
+    for sock in (*listeners, control):
+        sock.setblocking(False)
+    offload = dict(options.offload)
+    segmentation = offload.pop("segmentation")
+    board = Board(options.board, options.peers_max)
+    plane = DataPlane(options.tun, listeners, control, board, Offload(**offload), segmentation=segmentation)
+    np.seterr(over="ignore")  # counters on the wire wrap
+    facts = {"pid": os.getpid(), "sandbox": sandbox.enter(), **options.offload}
+    gc.freeze()
+    plane.tell(channel.Ready(json.dumps(facts)))
+    try:
+        plane.run()
+    except WireError as error:
+        print(f"data plane: control sent what cannot be: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

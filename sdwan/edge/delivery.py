@@ -1,0 +1,148 @@
+"""Delivery: fresh packets, put in turn and written to the TUN. The last stretch of a packet's walk.
+
+Data-plane process; fed by sdwan.edge.inward. A run is admitted if its inner source address belongs to
+the peer, waits for its turn in its flow bucket if it must, is joined with the neighbours that belong to
+the same super-packet, and written in one call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from sdwan.core.assemble import VNET_BYTES, VNET_PLAIN, Assembler, Frame, Run, single_vnet
+from sdwan.core.inner import complete_checksum, source_of
+from sdwan.core.reorder import Item
+from sdwan.core.routes import Routes
+from sdwan.edge.peer import SOURCES_MAX, Peer
+from sdwan.errors import WireError
+from sdwan.io.tun import Offload
+from sdwan.model import DropReason
+
+
+class Delivery:
+    """The delivering half. ``routes`` says which inner addresses belong to which peer."""
+
+    def __init__(self, tun: int, offload: Offload, *, drop: Callable[[DropReason, int], None]) -> None:
+        self.writes = 0
+        self.routes: Routes[Peer] = Routes()
+        self._tun = tun
+        self._offload = offload
+        self._drop = drop
+        self._assembler = Assembler()
+        self._waiting: dict[int, Peer] = {}
+
+    # 1. inner source --------------------------------------------------------------------------
+
+    def admit(self, peer: Peer, run: Run) -> None:
+        """Take a fresh run; what is not this peer's to send is dropped."""
+        address = source_of(run.packet)
+        belongs = peer.sources.get(address)
+        if belongs is None:
+            belongs = self._ask(peer, address)
+        if belongs:
+            self._put_in_turn(peer, run)
+            return
+        self._drop(DropReason.INNER_SOURCE if address else DropReason.BAD_INNER, run.rows)
+        if peer.order.in_turn(run.bucket, run.bucket_sequence, run.rows):
+            self._deliver(peer, peer.order.followers(run.bucket))
+
+    def _ask(self, peer: Peer, address: bytes) -> bool:
+        if len(peer.sources) >= SOURCES_MAX:
+            peer.sources.clear()
+        belongs = peer.sources[address] = bool(address) and self.routes.find(address) is peer
+        return belongs
+
+    # 2. turn ----------------------------------------------------------------------------------
+
+    def _put_in_turn(self, peer: Peer, run: Run) -> None:
+        order = peer.order
+        if order.in_turn(run.bucket, run.bucket_sequence, run.rows):
+            self._deliver_one(peer, run)
+            if order.held_now:
+                self._deliver(peer, order.followers(run.bucket))
+        else:
+            self._waiting[peer.number] = peer
+            self._deliver(peer, order.hold(run.keep()))
+
+    @property
+    def anything_waits(self) -> bool:
+        """Tell whether some packet waits for its turn, so that ``settle`` must be called in time."""
+        return bool(self._waiting)
+
+    def settle(self, now_ns: int) -> None:
+        """Deliver what waited for holes that are closed by now, and write what is still being joined."""
+        for peer in list(self._waiting.values()):
+            peer.order.checkpoint(now_ns)
+            self._deliver(peer, peer.order.close_holes())
+            if not peer.order.held_now:
+                del self._waiting[peer.number]
+        self.write_joined()
+
+    def forget(self, peer: Peer) -> None:
+        """Expect nothing more from a peer that was removed."""
+        self._waiting.pop(peer.number, None)
+
+    def _deliver(self, peer: Peer, items: Sequence[Item]) -> None:
+        for item in items:
+            assert isinstance(item, Run)
+            self._deliver_one(peer, item)
+
+    def _deliver_one(self, peer: Peer, run: Run) -> None:
+        peer.rx_packets += run.rows
+        peer.rx_bytes += len(run.frame) - VNET_BYTES
+        if run.head_bytes:
+            self._join(run)
+        else:
+            self.write_joined()
+            self._write_single(run)
+
+    # 3. join and write --------------------------------------------------------------------------
+
+    def _join(self, run: Run) -> None:
+        try:
+            done = self._assembler.add(run)
+        except WireError:
+            self._drop(DropReason.BAD_INNER, 1)
+            return
+        if done is not None:
+            self._write_super(done)
+        if self._assembler.complete:
+            self.write_joined()
+
+    def write_joined(self) -> None:
+        """Write what has been joined so far."""
+        try:
+            frame = self._assembler.take()
+        except WireError:
+            self._drop(DropReason.BAD_INNER, 1)
+            return
+        if frame is not None:
+            self._write_super(frame)
+
+    def _write_super(self, frame: Frame) -> None:
+        if self._offload.tcp and (self._offload.udp or not frame.udp):
+            self._write(frame.pieces)
+            return
+        for packet in frame.split():
+            self._write([packet])
+
+    def _write_single(self, run: Run) -> None:
+        try:
+            vnet = single_vnet(run.packet, run.flags)
+            if vnet[0] and not self._offload.checksum:
+                complete_checksum(run.packet)
+                vnet = VNET_PLAIN
+        except WireError:
+            self._drop(DropReason.BAD_INNER, 1)
+            return
+        run.frame[:VNET_BYTES] = vnet
+        self._write([run.frame])
+
+    def _write(self, buffers: Sequence[memoryview | bytearray]) -> None:
+        try:
+            os.writev(self._tun, buffers)
+        except OSError:
+            self._drop(DropReason.TUN_WRITE, 1)
+            return
+        self.writes += 1

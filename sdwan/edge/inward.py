@@ -1,0 +1,394 @@
+"""Inward: from the links towards the TUN. The second half of a packet's walk, up to the replay window.
+
+Data-plane process. ``pump`` drains a wildcard socket: each coalesced burst is cut into runs of
+consecutive datagrams, opened last row first into a slot, and checked for replay; what is fresh goes on
+to sdwan.edge.delivery. CONTROL goes to the control process opened, handshake datagrams as they are.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from itertools import pairwise, repeat
+from time import monotonic_ns
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+
+from sdwan.core import wire
+from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot
+from sdwan.core.inner import segment_bytes
+from sdwan.core.messages import next_counter_of
+from sdwan.core.session import Session, consume
+from sdwan.core.wire import HEADER_BYTES, META_BYTES, META_NEEDS_CSUM, TAG_BYTES, Type, widen
+from sdwan.edge.delivery import Delivery
+from sdwan.edge.peer import Peer
+from sdwan.errors import OpenError
+from sdwan.io.udp import ANCILLARY_BYTES, SOL_UDP
+from sdwan.model import PATHS_PER_PEER, DropReason
+
+# Specification constants (docs/wire.md) -----------------------------------------------------------
+
+_HEAD = struct.Struct("!BBBBIIIII")
+_VERSION, _PATH, _RECEIVER, _WORD, _COUNTER, _SEQUENCE, _TIME = 0, 1, 4, 5, 6, 7, 8
+"""Fields of _HEAD; the word is type, index, segments and template words."""
+_META = struct.Struct("!BBH")
+_SEALED_MIN = HEADER_BYTES + META_BYTES + TAG_BYTES
+
+# Implementation constants -------------------------------------------------------------------------
+
+BURSTS_PER_PUMP = 16
+_SLOTS = 8
+"""Runs that may be joined before they must be written."""
+_ROWS_MAX = 255
+_STRIDES_KEPT = 64
+_MOVED_INTERVAL_NS = 100_000_000
+_RAMP = np.arange(_ROWS_MAX + 1, dtype=np.uint32)
+
+Head = tuple[int, ...]
+Link = tuple[int, int, int]
+"""Path, first and last link sequence of a run: the kernel's word, unauthenticated."""
+
+
+class Burst:
+    """What one recvmsg brought: ``rows`` datagrams of ``stride`` bytes (the last may be shorter)."""
+
+    __slots__ = ("ancillary", "length", "rows", "source", "stride")
+
+    def __init__(self, length: int, stride: int, source: tuple, ancillary: list) -> None:
+        self.length = length
+        self.stride = stride
+        self.rows = -(-length // stride)
+        self.source = source
+        self.ancillary = ancillary
+
+    def row_bytes(self, row: int) -> int:
+        """Length of datagram ``row``."""
+        return min(self.stride, self.length - row * self.stride)
+
+
+class Inward:
+    """The receiving half. ``sessions`` and ``peers`` belong to the data plane, which fills them."""
+
+    def __init__(
+        self,
+        *,
+        sessions: dict[int, Session],
+        peers: dict[int, Peer],
+        delivery: Delivery,
+        drop: Callable[[DropReason, int], None],
+        confirmed: Callable[[Session], None],
+        plain: Callable[[Burst, memoryview], None],
+        opened: Callable[[Burst, Session, int, bytes], None],
+    ) -> None:
+        self._sessions = sessions
+        self._peers = peers
+        self._delivery = delivery
+        self._drop = drop
+        self._confirmed = confirmed
+        self._plain = plain
+        self._opened = opened
+        self._array = np.zeros(65536 + HEADER_BYTES * 2, dtype=np.uint8)
+        self._view = memoryview(self._array)
+        self._into = [self._view[:65536]]
+        self._sealed: dict[int, list[memoryview]] = {}
+        self._slots = [Slot() for _ in range(_SLOTS)]
+        self._slot = 0
+        self._now_ns = 0
+        nonces = np.zeros((_ROWS_MAX + 1, 12), dtype=np.uint8)
+        flat = memoryview(nonces.reshape(-1))
+        self._nonces = [flat[i * 12 : i * 12 + 12] for i in range(_ROWS_MAX + 1)]
+        self._nonce_heads = nonces[:, :4]
+        self._nonce_words = np.ndarray((_ROWS_MAX + 1,), ">u4", nonces, 4, (12,))
+        self._nonce_counters = np.ndarray((_ROWS_MAX + 1,), ">u4", nonces, 8, (12,))
+        self._nonce_receiver = -1
+
+    # 1. receive -------------------------------------------------------------------------------
+
+    def pump(self, sock: socket.socket) -> None:
+        """Take what a socket has (at most BURSTS_PER_PUMP bursts) all the way to the TUN."""
+        receive, into = sock.recvmsg_into, self._into
+        self._now_ns = monotonic_ns()
+        for _ in range(BURSTS_PER_PUMP):
+            try:
+                length, ancillary, _, source = receive(into, ANCILLARY_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an ICMP error of an earlier reply: nothing to read
+            stride = length
+            for level, _, data in ancillary:
+                if level == SOL_UDP:
+                    stride = int.from_bytes(data[:2], "little") or length
+            if length:
+                self._burst(Burst(length, stride, source, ancillary))
+        self._delivery.settle(self._now_ns)
+
+    # 2. cut into runs ---------------------------------------------------------------------------
+
+    def _burst(self, burst: Burst) -> None:
+        rows, stride = burst.rows, burst.stride
+        if burst.row_bytes(rows - 1) < HEADER_BYTES or rows > _ROWS_MAX:
+            self._drop(DropReason.SHORT, rows)
+            return
+        first = _HEAD.unpack_from(self._view)
+        if rows == 1:
+            self._run(burst, 0, 1, first)
+            return
+        # Only the ends are compared: the nonces of the rows between are *predicted*, so that a row
+        # which is not what it should be fails its tag and is looked at alone.
+        last = _HEAD.unpack_from(self._view, (rows - 1) * stride)
+        step = rows - 1
+        if (
+            last[_WORD] - first[_WORD] == step << 16
+            and (last[_COUNTER] - first[_COUNTER]) & 0xFFFFFFFF == step
+            and first[_WORD] >> 24 == Type.SUPER
+            and last[_RECEIVER] == first[_RECEIVER]
+        ):
+            self._run(burst, 0, rows, first)
+            return
+        for start, stop in self._cuts(burst):
+            self._run(burst, start, stop, _HEAD.unpack_from(self._view, start * stride))
+
+    def _cuts(self, burst: Burst) -> list[tuple[int, int]]:
+        """Return (start, stop) of each run of consecutive segments of one super-packet."""
+        rows, stride = burst.rows, burst.stride
+        words = np.ndarray((rows,), ">u4", self._array, 8, (stride,)).astype(np.uint32)
+        counters = np.ndarray((rows,), ">u4", self._array, 12, (stride,)).astype(np.uint32)
+        receivers = np.ndarray((rows,), ">u4", self._array, 4, (stride,))
+        follows = (
+            (np.diff(words) == 0x10000)
+            & (np.diff(counters) == 1)
+            & (words[1:] >> 24 == Type.SUPER)
+            & (receivers[1:] == receivers[:-1])
+        )
+        return list(pairwise([0, *(np.flatnonzero(~follows) + 1).tolist(), rows]))
+
+    def _run(self, burst: Burst, start: int, stop: int, head: Head) -> None:
+        """Send datagrams ``start..stop-1``, which are of one kind, on their way."""
+        kind = head[_WORD] >> 24
+        if head[_VERSION] != wire.VERSION:
+            self._drop(DropReason.MALFORMED, stop - start)
+        elif Type.INIT <= kind <= Type.COOKIE:
+            at = start * burst.stride
+            self._plain(burst, self._view[at : at + burst.row_bytes(start)])
+        elif (session := self._sessions.get(head[_RECEIVER])) is None:
+            self._drop(DropReason.UNKNOWN_SESSION, stop - start)
+        elif burst.row_bytes(stop - 1) < HEADER_BYTES + TAG_BYTES:
+            self._drop(DropReason.SHORT, stop - start)
+        elif kind == Type.SUPER:
+            self._open_super(burst, start, stop, head, session)
+        elif kind in (Type.SINGLE, Type.CONTAINER):
+            self._open_packets(burst, start, head, session, kind)
+        elif kind == Type.CONTROL:
+            self._open_control(burst, start, head, session)
+        else:
+            self._drop(DropReason.UNKNOWN_TYPE, stop - start)
+
+    # 3. open ----------------------------------------------------------------------------------
+
+    def _open_super(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> None:
+        """Open a run of segments; if one of them is not what it claims, each for itself."""
+        rows, stride = stop - start, burst.stride
+        prefix = META_BYTES + ((head[_WORD] & 0xFF) << 2)
+        last_payload = burst.row_bytes(stop - 1) - HEADER_BYTES - TAG_BYTES - prefix
+        piece = stride - HEADER_BYTES - TAG_BYTES - prefix if rows > 1 else last_payload
+        if last_payload <= 0 or piece <= 0 or SLOT_LEAD + prefix + piece * rows > SLOT_BYTES:
+            self._drop(DropReason.BAD_INNER, rows)
+            return
+        slot = self._next_slot()
+        try:
+            self._open_rows(burst, start, stop, head, session, slot, prefix, piece)
+        except InvalidTag:
+            if rows == 1:
+                self._drop(DropReason.FORGED, 1)
+                return
+            for row in range(start, stop):
+                self._run(burst, row, row + 1, _HEAD.unpack_from(self._view, row * stride))
+            return
+        link = self._authentic(burst, start, stop, head, session)
+        end = SLOT_LEAD + prefix + (rows - 1) * piece + last_payload
+        self._accept(session, self._describe(slot.view[:end], head, session, rows, piece), link)
+
+    def _open_rows(
+        self,
+        burst: Burst,
+        start: int,
+        stop: int,
+        head: Head,
+        session: Session,
+        slot: Slot,
+        prefix: int,
+        piece: int,
+    ) -> None:
+        """Open rows into a slot, last one first; InvalidTag if any is not authentic."""
+        rows, stride, view = stop - start, burst.stride, self._view
+        at, size = (stop - 1) * stride, burst.row_bytes(stop - 1)
+        into = SLOT_LEAD + (rows - 1) * piece
+        last_into = slot.view[into : into + size - HEADER_BYTES - TAG_BYTES]
+        if rows == 1:
+            session.open_into(view[at + 4 : at + 16], view[at + HEADER_BYTES : at + size], None, last_into)
+            return
+        if self._nonce_receiver != head[_RECEIVER]:
+            self._nonce_receiver = head[_RECEIVER]
+            self._nonce_heads[:] = np.frombuffer(head[_RECEIVER].to_bytes(4, "big"), dtype=np.uint8)
+        self._nonce_words[:rows] = (_RAMP[:rows] << 16) + np.uint32(head[_WORD])
+        self._nonce_counters[:rows] = _RAMP[:rows] + np.uint32(head[_COUNTER])
+        nonces = self._nonces
+        session.open_into(nonces[rows - 1], view[at + HEADER_BYTES : at + size], None, last_into)
+        out = slot.destinations(prefix, piece)[rows - 2 :: -1]
+        sealed = self._sealed_rows(stride)[stop - 2 : start - 1 if start else None : -1]
+        consume(map(session.open_into, nonces[rows - 2 :: -1], sealed, repeat(None), out))
+
+    def _describe(self, frame: memoryview, head: Head, session: Session, rows: int, piece: int) -> Run:
+        word = head[_WORD]
+        bucket, flags, sequence = _META.unpack_from(frame, SLOT_LEAD)
+        index, segments, head_bytes = word >> 16 & 0xFF, word >> 8 & 0xFF, (word & 0xFF) << 2
+        if rows == 1 and index and index + 1 == segments:
+            # The short last segment, alone: how long the others are follows from the IP length.
+            piece = segment_bytes(frame[VNET_BYTES:], head_bytes, segments)
+        window = self._peers[session.peer_number].window
+        return Run(
+            frame,
+            counter=widen(head[_COUNTER], max(window.top, 0)),
+            bucket=bucket,
+            bucket_sequence=sequence,
+            flags=flags,
+            rows=rows,
+            index=index,
+            segments=segments,
+            head_bytes=head_bytes,
+            piece_bytes=piece,
+        )
+
+    def _sealed_rows(self, stride: int) -> list[memoryview]:
+        """Return the ciphertext views of rows ``stride`` bytes apart."""
+        views = self._sealed.get(stride)
+        if views is None:
+            if len(self._sealed) >= _STRIDES_KEPT:
+                self._sealed.clear()
+            starts = range(0, 65536 - HEADER_BYTES, stride)[:_ROWS_MAX]
+            views = self._sealed[stride] = [self._view[at + HEADER_BYTES : at + stride] for at in starts]
+        return views
+
+    def _next_slot(self) -> Slot:
+        self._slot += 1
+        if self._slot >= _SLOTS:
+            self._delivery.write_joined()
+            self._slot = 0
+        return self._slots[self._slot]
+
+    def _open_packets(self, burst: Burst, row: int, head: Head, session: Session, kind: int) -> None:
+        """Open one SINGLE or CONTAINER datagram."""
+        peer = self._peers[session.peer_number]
+        at, size = row * burst.stride, burst.row_bytes(row)
+        end = SLOT_LEAD + size - HEADER_BYTES - TAG_BYTES
+        if size < _SEALED_MIN:
+            self._drop(DropReason.SHORT, 1)
+            return
+        slot = self._next_slot()
+        try:
+            session.open_into(
+                self._view[at + 4 : at + 16],
+                self._view[at + HEADER_BYTES : at + size],
+                None,
+                slot.view[SLOT_LEAD:end],
+            )
+        except InvalidTag:
+            self._drop(DropReason.FORGED, 1)
+            return
+        link = self._authentic(burst, row, row + 1, head, session)
+        counter = widen(head[_COUNTER], max(peer.window.top, 0))
+        if not peer.window.accept(counter):
+            self._drop(DropReason.REPLAYED, 1)
+            return
+        self._note(peer, link, counter, 1)
+        if kind == Type.SINGLE:
+            bucket, flags, sequence = _META.unpack_from(slot.view, SLOT_LEAD)
+            frame = slot.view[:end]
+            self._delivery.admit(
+                peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
+            )
+        else:
+            self._unpack(peer, slot.view[SLOT_LEAD + META_BYTES : end], counter)
+
+    def _unpack(self, peer: Peer, entries: memoryview, counter: int) -> None:
+        """Admit every packet of a container."""
+        at, end = 0, len(entries)
+        while at < end:
+            if at + wire.ENTRY_FORMAT.size > end:
+                self._drop(DropReason.BAD_INNER, 1)
+                return
+            length, bucket, sequence = wire.ENTRY_FORMAT.unpack_from(entries, at)
+            flags = META_NEEDS_CSUM if length & wire.ENTRY_NEEDS_CSUM else 0
+            length &= ~wire.ENTRY_NEEDS_CSUM
+            at += wire.ENTRY_FORMAT.size + length
+            if at > end or not length:
+                self._drop(DropReason.BAD_INNER, 1)
+                return
+            frame = memoryview(bytearray(VNET_BYTES + length))
+            frame[VNET_BYTES:] = entries[at - length : at]
+            self._delivery.admit(
+                peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
+            )
+
+    def _open_control(self, burst: Burst, row: int, head: Head, session: Session) -> None:
+        at = row * burst.stride
+        try:
+            plaintext = session.open_control(self._view[at : at + burst.row_bytes(row)])
+        except OpenError as error:
+            self._drop(error.reason, 1)  # type: ignore[arg-type]
+            return
+        link = self._authentic(burst, row, row + 1, head, session)
+        if link is not None:
+            next_counter = next_counter_of(plaintext)
+            if next_counter is not None:
+                self._peers[session.peer_number].order.note_next_counter(link[0], link[2], next_counter)
+            self._opened(burst, session, link[0], plaintext)
+
+    # 4. what was opened is believed ---------------------------------------------------------------
+
+    def _authentic(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> Link | None:
+        """Count opened datagrams per path, notice a new address, confirm the session."""
+        peer = self._peers[session.peer_number]
+        path = head[_PATH]
+        if not session.confirmed:
+            session.confirmed = True
+            self._confirmed(session)
+        if path >= PATHS_PER_PEER:
+            return None
+        last = head
+        if stop - start > 1:
+            last = _HEAD.unpack_from(self._view, (stop - 1) * burst.stride)
+        seen = peer.arrivals[path]
+        seen.opened += stop - start
+        seen.opened_bytes += (stop - start - 1) * burst.stride + burst.row_bytes(stop - 1)
+        if (last[_SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < 1 << 31 or not seen.last_ns:
+            seen.last_sequence = last[_SEQUENCE]
+            seen.last_send_us = last[_TIME]
+            seen.last_ns = self._now_ns
+        peer.dirty = True
+        if seen.endpoint != burst.source[:2] and self._now_ns - seen.moved_ns > _MOVED_INTERVAL_NS:
+            seen.moved_ns = self._now_ns
+            self._opened(burst, session, path, b"")
+        return path, head[_SEQUENCE], last[_SEQUENCE]
+
+    def _accept(self, session: Session, run: Run, link: Link | None) -> None:
+        """Admit an opened run of segments, or those of its rows that are fresh."""
+        peer = self._peers[session.peer_number]
+        if peer.window.accept(run.counter, run.rows):
+            self._note(peer, link, run.counter, run.rows)
+            self._delivery.admit(peer, run)
+            return
+        fresh = [row for row in range(run.rows) if peer.window.accept(run.counter + row)]
+        self._drop(DropReason.REPLAYED, run.rows - len(fresh))
+        for row in fresh:
+            self._delivery.admit(peer, run.row(row))
+
+    def _note(self, peer: Peer, link: Link | None, counter: int, rows: int) -> None:
+        order = peer.order
+        if self._now_ns >= order.next_checkpoint_ns:
+            order.checkpoint(self._now_ns)
+        if link is not None:
+            order.note_link(*link, counter, counter + rows - 1)

@@ -1,0 +1,97 @@
+"""What the data plane knows of one peer: wanted (from control), and the state of its traffic.
+
+Room: edge, data-plane process only. ``Peer`` is the one object outward and inward halves share; each
+half touches its own fields.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sdwan.core.reorder import BUCKETS, HeldBytes, Reorder
+from sdwan.core.replay import ReplayWindow
+from sdwan.core.session import Session
+from sdwan.edge.channel import Address
+from sdwan.model import PATHS_PER_PEER
+
+SOURCES_MAX = 1 << 16
+"""Inner source addresses remembered per peer."""
+
+
+def _no_sender(*_: object) -> int:
+    raise OSError("no socket for this peer yet")
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What was opened from one path, and where it should come from."""
+
+    endpoint: Address | None = None
+    opened: int = 0
+    opened_bytes: int = 0
+    last_sequence: int = 0
+    last_send_us: int = 0
+    last_ns: int = 0
+    moved_ns: int = 0
+    """When an unexpected source was last reported to control."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """One peer of the data plane."""
+
+    number: int
+    held_bytes: HeldBytes
+    # wanted
+    datagram_bytes: int = 1200
+    burst_segments: int = 1
+    prefixes: tuple[str, ...] = ()
+    # sessions
+    session: Session | None = None
+    """The one that seals DATA; None until a session is active."""
+    incarnation: int = 0
+    # outward
+    senders: list[socket.socket] = field(default_factory=list)
+    send: Callable[..., int] = _no_sender
+    """``sendmsg`` of the sender whose turn it is."""
+    next_counter: int = 0
+    bucket_sequences: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    wanted_ns: int = 0
+    """When control was last told that traffic waits for a session."""
+    tx_packets: int = 0
+    tx_bytes: int = 0
+    tx_datagrams: int = 0
+    # inward
+    window: ReplayWindow = field(default_factory=ReplayWindow)
+    order: Reorder = field(init=False)
+    sources: dict[bytes, bool] = field(default_factory=dict)
+    """Answers of the inner source check, by address."""
+    arrivals: list[Arrivals] = field(default_factory=lambda: [Arrivals() for _ in range(PATHS_PER_PEER)])
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    dirty: bool = False
+    """Counters changed since they were written to the board."""
+
+    def __post_init__(self) -> None:
+        self.order = Reorder(self.window, self.held_bytes)
+
+    def begin_anew(self, incarnation: int) -> None:
+        """Forget receive order and replay state: the peer's data plane is another process now."""
+        hole_wait_ns = self.order.hole_wait_ns
+        self.order.drop_all()
+        self.incarnation = incarnation
+        self.window = ReplayWindow()
+        self.order = Reorder(self.window, self.held_bytes, hole_wait_ns)
+
+    def add_sender(self, sock: socket.socket) -> None:
+        """Send through this socket too (one per outer address family)."""
+        self.senders.append(sock)
+        self.send = sock.sendmsg
+
+    def turn_sender(self) -> None:
+        """Give the next burst to the next address family, when there is more than one."""
+        if len(self.senders) > 1:
+            self.senders.append(self.senders.pop(0))
+            self.send = self.senders[0].sendmsg
