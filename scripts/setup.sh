@@ -73,8 +73,10 @@ at_least() { [[ $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
 
 check_distribution() {
     local id version name
+    # Testing and unstable have no version: they are newer than any number here.
     # shellcheck source=/dev/null
-    read -r id version name < <(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-999} ${PRETTY_NAME:-?}")
+    read -r id version name < <(. /etc/os-release 2>/dev/null &&
+        echo "${ID:-unknown} ${VERSION_ID:-999} ${PRETTY_NAME:-an unknown system}")
     case $id in
         debian) at_least "$version" 12 && return ;;
         ubuntu) at_least "$version" 22.04 && return ;;
@@ -110,8 +112,9 @@ check_capabilities() {
 }
 
 check_tun() {
-    { true <>/dev/net/tun; } 2>/dev/null || refuse "/dev/net/tun cannot be opened:" \
-        "load the module (modprobe tun) or pass the device to this container."
+    if [[ ! -c /dev/net/tun ]] || ! { true <>/dev/net/tun; } 2>/dev/null; then
+        refuse "/dev/net/tun cannot be opened: load the module (modprobe tun) or pass the device to this container."
+    fi
 }
 
 check_disk() {
