@@ -8,7 +8,7 @@ A session's life:
 
     initiator   established ──────────────────> active ──> retired (180 s) ──> forgotten (240 s)
     responder   established as a *candidate* ─┬─> active        as above
-                                              └─> forgotten (15 s, or pushed out)
+                                              └─> forgotten (15 s, or replaced)
 
   - A candidate seals nothing and takes nothing: an old INIT, played again, can make one. It becomes active
     when the first datagram under it was opened: only somebody with the keys can have sealed that.
@@ -118,6 +118,8 @@ Action = Initiate | Install | Retire | Forget | SendKeepalive
 @dataclass(slots=True)
 class _Session:
     keys: SessionKeys
+    number: int
+    """Order of establishment."""
     established_ns: int
     rekey_ns: int
     active: bool
@@ -153,6 +155,7 @@ class Epochs:
         self.established_total = 0
         """Sessions ever made active."""
         self._entropy = entropy
+        self._handshakes = 0
         self._sessions: dict[int, _Session] = {}
         self._wanted = False
         self._next_attempt_ns = 0
@@ -196,16 +199,16 @@ class Epochs:
 
     def on_established(self, keys: SessionKeys, *, now_ns: int) -> list[Action]:
         """Take the keys of a completed handshake; as responder, before the RESPONSE is sent."""
-        due_ns = REKEY_AFTER_NS if keys.initiator else REKEY_AFTER_NS + RESPONDER_MARGIN_NS
-        session = _Session(
-            keys, now_ns, now_ns + due_ns - self._jitter(REKEY_SPREAD_NS), active=keys.initiator
-        )
-        pushed_out = self._make_room(session)
+        rekey_ns = now_ns + REKEY_AFTER_NS - self._jitter(REKEY_SPREAD_NS)
+        if not keys.initiator:
+            rekey_ns += RESPONDER_MARGIN_NS
+        self._handshakes += 1
+        session = _Session(keys, self._handshakes, now_ns, rekey_ns, active=keys.initiator)
         self._sessions[keys.local_index] = session
-        actions: list[Action] = [Install(keys, active=keys.initiator), *pushed_out]
+        actions: list[Action] = [Install(keys, active=keys.initiator)]
         if keys.initiator:
-            actions += self._activate(session, KEEPALIVES_INITIATOR, now_ns)
-        return actions
+            return actions + self._activate(session, KEEPALIVES_INITIATOR, now_ns)
+        return actions + self._limit_candidates(session)
 
     def on_confirmed(self, local_index: int, *, now_ns: int) -> list[Action]:
         """Note that the first datagram under this session was opened."""
@@ -217,11 +220,7 @@ class Epochs:
             session.keepalives_left = 0
             return []
         newest = self._newest()
-        if (
-            newest
-            and newest.keys.peer_incarnation != session.keys.peer_incarnation
-            and self._is_older(session, newest)
-        ):
+        if newest and session.number < newest.number and _differ(session, newest):
             return [self._forget(session)]
         session.active = True
         return self._activate(session, KEEPALIVES_RESPONDER, now_ns)
@@ -284,29 +283,25 @@ class Epochs:
         return actions
 
     def _activate(self, session: _Session, keepalives: int, now_ns: int) -> list[Action]:
-        """Let an active session count: drop dead incarnations, send its first keepalive."""
+        """Let an active session count: drop dead incarnations, keep the bound, send the first keepalive."""
         self.established_total += 1
         self._wanted = False
-        actions: list[Action] = [
-            self._forget(other)
-            for other in tuple(self._sessions.values())
-            if other.keys.peer_incarnation != session.keys.peer_incarnation and self._is_older(other, session)
-        ]
+        older = [other for other in self._sessions.values() if other.number < session.number]
+        actions: list[Action] = [self._forget(other) for other in older if _differ(other, session)]
+        active = [other for other in self._sessions.values() if other.active and other is not session]
+        if len(active) >= ACTIVE_MAX:
+            unproven = [other for other in active if not other.proven]
+            actions.append(self._forget((unproven or active)[0]))
         session.keepalives_left, session.keepalive_ns = keepalives, now_ns
         return actions + self._on_session_timer(session, now_ns)
 
-    def _make_room(self, newcomer: _Session) -> list[Action]:
-        """Forget what a newcomer of the same sort pushes out."""
-        same_sort = [s for s in self._sessions.values() if s.active == newcomer.active]
-        if newcomer.active:
-            if len(same_sort) < ACTIVE_MAX:
-                return []
-            unproven = [session for session in same_sort if not session.proven]
-            return [self._forget((unproven or same_sort)[0])]
-        twins = [s for s in same_sort if s.keys.peer_incarnation == newcomer.keys.peer_incarnation]
-        if not twins and len(same_sort) >= CANDIDATES_MAX:
-            twins = same_sort[:1]
-        return [self._forget(twin) for twin in twins]
+    def _limit_candidates(self, newcomer: _Session) -> list[Action]:
+        """Forget the candidate a new one replaces: that of its incarnation, else the oldest of too many."""
+        others = [other for other in self._sessions.values() if not other.active and other is not newcomer]
+        out = [other for other in others if not _differ(other, newcomer)]
+        if not out and len(others) >= CANDIDATES_MAX:
+            out = others[:1]
+        return [self._forget(other) for other in out]
 
     def _forget(self, session: _Session) -> Forget:
         del self._sessions[session.keys.local_index]
@@ -317,10 +312,6 @@ class Epochs:
             if session.active:
                 return None if session.retired else session
         return None
-
-    def _is_older(self, left: _Session, right: _Session) -> bool:
-        order = list(self._sessions)
-        return order.index(left.keys.local_index) < order.index(right.keys.local_index)
 
     def _initiate_ns(self) -> int | None:
         session = self._newest()
@@ -335,3 +326,8 @@ class Epochs:
 
     def _jitter(self, limit_ns: int) -> int:
         return int.from_bytes(self._entropy(4), "big") * limit_ns >> 32
+
+
+def _differ(left: _Session, right: _Session) -> bool:
+    """Tell whether two sessions belong to different processes of the peer."""
+    return left.keys.peer_incarnation != right.keys.peer_incarnation
