@@ -82,8 +82,9 @@ class TunConfig(Section):
     """The TUN interface applications use."""
 
     name: Interface = key(
-        "sdwan01", "interface name", "Name of the TUN interface, at most 15 characters.", live=False
-    )
+        "sdwan01", "interface name", "Name of the TUN interface, at most 15 characters.",
+        live=False, shown="sdwan01",
+    )  # fmt: skip
     addresses: tuple[InnerInterface, ...] = key(
         ..., "list of address/length", "Addresses put on the TUN, IPv4 and IPv6.",
         strict=False, min_length=1, max_length=16,
@@ -281,7 +282,7 @@ class SiteConfig(Section):
     )
     steering: SteeringConfig = key(SteeringConfig(), "section", "How the path of a datagram is chosen.")
     control: ControlConfig = key(ControlConfig(), "section", "Rhythm of the control loop.")
-    metrics: MetricsConfig | None = key(None, "section", "Export metrics.", shown="not exported")
+    metrics: MetricsConfig | None = key(None, "section", "Export metrics.", live=False, shown="not exported")
     log: LogConfig = key(LogConfig(), "section", "Logging.")
     bpf: BpfConfig = key(BpfConfig(), "section", "Kernel programs.", live=False)
     runtime_dir: Directory = key(

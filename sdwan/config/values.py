@@ -225,3 +225,21 @@ def parse_mtu(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1280 <= value <= 9216:
         raise Wrong(f"{show(value)} is no usable MTU", "auto, or a number of bytes from 1280 to 9216")
     return value
+
+
+def write_rate(rate_bps: int) -> str:
+    """Write a rate so that ``parse_rate`` reads the same back."""
+    return _write_quantity(rate_bps, _RATE_UNITS)
+
+
+def write_duration(duration_ns: int) -> str:
+    """Write a time of whole microseconds so that ``parse_duration`` reads the same back."""
+    return _write_quantity(duration_ns, _DURATION_UNITS_NS)
+
+
+def _write_quantity(value: int, units: dict[str, int]) -> str:
+    unit, factor = next(
+        ((unit, factor) for unit, factor in reversed(units.items()) if value % factor == 0 and value),
+        next(iter(units.items())),
+    )
+    return f"{value // factor}{unit}"
