@@ -143,5 +143,125 @@ class Frame:
         self.piece_bytes = piece_bytes
         self.udp = udp
 
-    def _vnet(kind: int, head_bytes: int, gso_bytes: int, offset: int, udp: bool) -> bytes:
+    def split(self) -> list[bytearray]:
+        """Cut into whole packets with finished checksums, for a TUN without offload."""
+        whole = bytearray().join(self.pieces)
+        end = VNET_BYTES + self.head_bytes
+        payload = memoryview(whole)[end:]
+        starts = range(0, len(payload), self.piece_bytes)
+        out = []
+        for index, start in enumerate(starts):
+            body = payload[start : start + self.piece_bytes]
+            packet = bytearray(VNET_PLAIN) + whole[VNET_BYTES:end] + body
+            view = memoryview(packet)[VNET_BYTES:]
+            trim_template(
+                view[: self.head_bytes],
+                payload_bytes=len(body),
+                first_index=index,
+                is_last=index == len(starts) - 1,
+                segment_bytes=self.piece_bytes,
+            )
+            complete_checksum(view)
+            out.append(packet)
+        return out
+
+
+class Assembler:
+    """Joins runs in delivery order into frames."""
+
+    def __init__(self) -> None:
+        self._first: Run | None = None
+        self._pieces: list[memoryview] = []
+        self._joined = 0
+
+    def add(self, run: Run) -> Frame | None:
+        """Add one run; return the frame that this displaces, or None.
+
+        Call ``take`` when the super-packet is ``complete``, and at the end of a round.
+
+        Raises:
+            WireError: the displaced frame makes no packet and is dropped; ``run`` is kept.
+        """
+        first = self._first
+        if first is not None and run.continues(first, self._joined):
+            self._pieces.append(run.frame[VNET_BYTES + run.head_bytes :])
+            self._joined += run.rows
+            return None
+        try:
+            return self.take()
+        finally:
+            self._first = run
+            self._pieces = [run.frame]
+            self._joined = run.rows
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the last segment of the super-packet has been joined."""
+        first = self._first
+        return first is not None and first.index + self._joined >= first.segments
+
+    def take(self) -> Frame | None:
+        """Return the frame joined so far, with its virtio header in place, and begin anew.
+
+        Raises:
+            WireError: the template makes no packet; the frame is dropped.
+        """
+        first, pieces, joined = self._first, self._pieces, self._joined
+        if first is None:
+            return None
+        self._first = None
+        payload = sum(map(len, pieces)) - VNET_BYTES - first.head_bytes
+        head = first.frame[VNET_BYTES : VNET_BYTES + first.head_bytes]
+        if joined != first.segments:
+            trim_template(
+                head,
+                payload_bytes=payload,
+                first_index=first.index,
+                is_last=first.index + joined == first.segments,
+                segment_bytes=first.piece_bytes,
+            )
+        first.frame[:VNET_BYTES] = super_vnet(head, first.flags, first.piece_bytes, payload)
+        return Frame(pieces, first.head_bytes, first.piece_bytes, bool(first.flags & META_UDP))
+
+
+def super_vnet(head: memoryview, flags: int, piece_bytes: int, payload_bytes: int) -> bytes:
+    """Return the virtio header of a run with this template.
+
+    Raises:
+        WireError: the template is not the TCP or UDP over IP that ``flags`` says.
+    """
+    protocol, offset = transport(head)
+    udp = bool(flags & META_UDP)
+    if protocol != (UDP if udp else TCP) or offset + 8 > len(head):
+        raise WireError(f"super-packet template: protocol {protocol}, flags {flags:#x}")
+    gso_bytes = piece_bytes if payload_bytes > piece_bytes else 0
+    return _super_vnet(head[0] >> 4, flags, len(head), offset, gso_bytes)
+
+
+@lru_cache(maxsize=256)
+def _super_vnet(version: int, flags: int, head_bytes: int, offset: int, gso_bytes: int) -> bytes:
+    udp = bool(flags & META_UDP)
+    if not gso_bytes:
+        return _vnet(0, 0, 0, offset, udp)
+    kind = _GSO_UDP if udp else _GSO_TCPV4 if version == 4 else _GSO_TCPV6
+    if flags & META_ECN and not udp:
+        kind |= _GSO_ECN
+    return _vnet(kind, head_bytes, gso_bytes, offset, udp)
+
+
+def single_vnet(packet: memoryview, flags: int) -> bytes:
+    """Return the virtio header of one whole packet.
+
+    Raises:
+        WireError: its checksum is to be finished, but it is not TCP or UDP over IP.
+    """
+    if not flags & META_NEEDS_CSUM:
+        return VNET_PLAIN
+    protocol, offset = transport(packet)
+    if protocol not in (TCP, UDP):
+        raise WireError(f"inner packet: checksum left open for protocol {protocol}")
+    return _vnet(0, 0, 0, offset, protocol == UDP)
+
+
+def _vnet(kind: int, head_bytes: int, gso_bytes: int, offset: int, udp: bool) -> bytes:
     return _VNET.pack(_NEEDS_CSUM, kind, head_bytes, gso_bytes, offset, 6 if udp else 16)

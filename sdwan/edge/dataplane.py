@@ -48,8 +48,8 @@ class DataPlane:
     """One site's data plane. ``run`` returns when control hangs up or SIGTERM arrives."""
 
     def __init__(
-        self, tun: int, listeners: list[socket.socket], control: socket.socket, board: Board, offload: Offload,
-        *, segmentation: bool,
+        self, tun: int, listeners: list[socket.socket], control: socket.socket, board: Board,
+        offload: Offload, *, segmentation: bool,
     ) -> None:  # fmt: skip
         self._tun, self._listeners, self._control, self._board = tun, listeners, control, board
         self._peers: dict[int, Peer] = {}

@@ -205,7 +205,8 @@ class Outward:
         session = peer.session
         assert session is not None
         rows.stage_single(
-            self._singles_count, self._buffer[VNET_BYTES:length], receiver=session.remote_index, class_flags=0,
+            self._singles_count, self._buffer[VNET_BYTES:length],
+            receiver=session.remote_index, class_flags=0,
             meta_flags=meta_flags, bucket=bucket, bucket_sequence=peer.bucket_sequences[bucket],
             counter=peer.next_counter,
         )  # fmt: skip
