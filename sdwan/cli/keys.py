@@ -8,6 +8,7 @@ sentence on stderr. A private or preshared key is printed only when no file was 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def keygen(out: Path | None) -> None:
 def pubkey(file: Path) -> None:
     """Print the public key of the private key in FILE, or on standard input (-)."""
     if str(file) == "-":
-        private = parse_key(click.get_binary_stream("stdin").read(FILE_BYTES_MAX + 1), "standard input")
+        private = parse_key(sys.stdin.buffer.read(FILE_BYTES_MAX + 1), "standard input")
     else:
         private = read_key(file)
     click.echo(format_key(public_key(private)))
