@@ -78,7 +78,7 @@ def _lists(old: tuple[Any, ...], new: tuple[Any, ...], where: str, live: bool) -
 
 
 def write(value: Any, attribute: str = "") -> str:
-    """Write a value as the file would have it; the name of its attribute (``keepalive_ns``) tells the unit."""
+    """Write a value as the file has it; the name of its attribute (``keepalive_ns``) tells the unit."""
     match value:
         case None:
             return "auto" if attribute == "mtu_bytes" else ""
