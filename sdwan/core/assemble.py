@@ -9,7 +9,9 @@ with room in front for the virtio header:
             └ virtio header 10 ┘
 
 A run that is a part of a super-packet is delivered as a smaller super-packet: no reassembly, no
-waiting for the rest, no loss amplification.
+waiting for the rest, no loss amplification. Whole small UDP packets of one flow and size that follow
+each other in a container become a run too (``coalesce``), so that a flood of small packets costs one
+write per dozens.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 from sdwan.core.inner import TCP, UDP, complete_checksum, transport, trim_template
-from sdwan.core.wire import META_BYTES, META_ECN, META_NEEDS_CSUM, META_UDP
+from sdwan.core.wire import ENTRY_FORMAT, ENTRY_NEEDS_CSUM, META_BYTES, META_ECN, META_NEEDS_CSUM, META_UDP
 from sdwan.errors import WireError
 
 # Specification constants (linux/virtio_net.h) -----------------------------------------------------
@@ -28,12 +33,18 @@ _NEEDS_CSUM = 1
 _GSO_TCPV4, _GSO_TCPV6, _GSO_UDP, _GSO_ECN = 1, 4, 5, 0x80
 VNET_PLAIN = bytes(VNET_BYTES)
 _VNET = struct.Struct("<BBHHHH")
+_UDP4_HEAD = 28
+_UDP4_SAME = np.r_[0:4, 6:10, 12:28]
+"""Bytes of an IPv4/UDP header that packets of one flow and size share: all but identification and
+header checksum (the UDP checksum still holds only the pseudo-header sum)."""
 
 SLOT_LEAD = VNET_BYTES - META_BYTES
 """Where the first row's plaintext begins in a slot: the virtio header overwrites its meta."""
 
 # Implementation constants -------------------------------------------------------------------------
 
+COALESCED_MAX = 64
+"""Whole packets per write: UDP_MAX_SEGMENTS of kernels before 6.9."""
 SLOT_BYTES = 67_000
 """One 64 KiB super-packet with lead and template."""
 _VIEWS_KEPT = 8
@@ -65,7 +76,7 @@ class Run:
     """Contiguous segments of one super-packet, opened; or (``segments`` = 1) one whole packet.
 
     ``frame`` begins with room for the virtio header, then template and payload. ``head_bytes`` is the
-    template's length, 0 for a whole packet.
+    template's length, 0 for a whole packet. ``segments`` 0: whole UDP packets, coalesced here.
     """
 
     __slots__ = (
@@ -74,8 +85,8 @@ class Run:
     )  # fmt: skip
 
     def __init__(
-        self, frame: memoryview, *, counter: int, bucket: int, bucket_sequence: int, flags: int, rows: int = 1,
-        index: int = 0, segments: int = 1, head_bytes: int = 0, piece_bytes: int = 0,
+        self, frame: memoryview, *, counter: int, bucket: int, bucket_sequence: int, flags: int,
+        rows: int = 1, index: int = 0, segments: int = 1, head_bytes: int = 0, piece_bytes: int = 0,
     ) -> None:  # fmt: skip
         self.frame = frame
         self.counter = counter
@@ -122,6 +133,15 @@ class Run:
 
     def continues(self, other: Run, segments_joined: int) -> bool:
         """Tell whether this run follows ``other`` (of which ``segments_joined`` are joined already)."""
+        if self.segments == 0:
+            return (
+                other.segments == 0
+                and self.bucket == other.bucket
+                and self.bucket_sequence == (other.bucket_sequence + segments_joined) & 0xFFFF
+                and self.piece_bytes == other.piece_bytes
+                and segments_joined + self.rows <= COALESCED_MAX
+                and _same_flow(self.packet, other.packet, self.head_bytes)
+            )
         return (
             self.counter == other.counter + segments_joined
             and self.index == other.index + segments_joined
@@ -198,7 +218,7 @@ class Assembler:
     def complete(self) -> bool:
         """Tell whether the last segment of the super-packet has been joined."""
         first = self._first
-        return first is not None and first.index + self._joined >= first.segments
+        return first is not None and bool(first.segments) and first.index + self._joined >= first.segments
 
     def take(self) -> Frame | None:
         """Return the frame joined so far, with its virtio header in place, and begin anew.
@@ -217,11 +237,60 @@ class Assembler:
                 head,
                 payload_bytes=payload,
                 first_index=first.index,
-                is_last=first.index + joined == first.segments,
+                is_last=first.index + joined >= first.segments,
                 segment_bytes=first.piece_bytes,
             )
         first.frame[:VNET_BYTES] = super_vnet(head, first.flags, first.piece_bytes, payload)
         return Frame(pieces, first.head_bytes, first.piece_bytes, bool(first.flags & META_UDP))
+
+
+def coalesce(entries: npt.NDArray[np.uint8], *, counter: int) -> Run | None:
+    """Join the entries of a container if they are UDP packets of one flow and one size, in sequence.
+
+    ``entries`` are the container's bytes behind its meta. Returns None when they are anything else;
+    only packets whose checksum is to be finished anyway qualify (the joined one is finished by the
+    kernel, so a broken checksum must not be healed on the way).
+    """
+    flags_length = entries[0] << 8 | entries[1]
+    length = int(flags_length) & ~ENTRY_NEEDS_CSUM
+    stride = ENTRY_FORMAT.size + length
+    count, rest = divmod(entries.shape[0], stride)
+    if rest or count < 2 or length == flags_length or length <= _UDP4_HEAD:
+        return None
+    rows = entries.reshape(count, stride)
+    heads = rows[:, ENTRY_FORMAT.size : ENTRY_FORMAT.size + _UDP4_HEAD]
+    first = heads[0]
+    if first[0] != 0x45 or first[9] != UDP or first[6] & 0x3F or first[7]:
+        return None
+    sequences = rows[:, 3].astype(np.uint16) << 8 | rows[:, 4]
+    same = (rows[:, :3] == rows[0, :3]).all() and (heads[:, _UDP4_SAME] == first[_UDP4_SAME]).all()
+    if not same or (np.diff(sequences) != 1).any():
+        return None
+    payload = length - _UDP4_HEAD
+    frame = np.zeros(VNET_BYTES + _UDP4_HEAD + count * payload, dtype=np.uint8)
+    frame[VNET_BYTES : VNET_BYTES + _UDP4_HEAD] = first
+    frame[VNET_BYTES + _UDP4_HEAD :].reshape(count, payload)[:] = rows[:, -payload:]
+    return Run(
+        frame.data,
+        counter=counter,
+        bucket=int(rows[0, 2]),
+        bucket_sequence=int(sequences[0]),
+        flags=META_NEEDS_CSUM | META_UDP,
+        rows=count,
+        segments=0,
+        head_bytes=_UDP4_HEAD,
+        piece_bytes=payload,
+    )
+
+
+def _same_flow(one: memoryview, other: memoryview, head_bytes: int) -> bool:
+    """Tell whether two UDP templates differ in nothing but identification and what follows from it."""
+    return (
+        head_bytes == _UDP4_HEAD
+        and one[12:24] == other[12:24]
+        and one[:2] == other[:2]
+        and one[6:9] == other[6:9]
+    )
 
 
 def super_vnet(head: memoryview, flags: int, piece_bytes: int, payload_bytes: int) -> bytes:

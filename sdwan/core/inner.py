@@ -168,6 +168,15 @@ def complete_checksum(packet: memoryview) -> None:
     struct.pack_into("!H", packet, field, value or 0xFFFF)
 
 
+def maybe_syn(packet: memoryview) -> bool:
+    """Tell, quickly, whether a packet may be a TCP SYN (False is certain)."""
+    if len(packet) < 40:
+        return False
+    if packet[0] == 0x45:
+        return packet[9] == TCP and bool(packet[33] & _TCP_SYN)
+    return packet[0] >> 4 != 4 or packet[9] == TCP
+
+
 def clamp_mss(packet: memoryview, mtu_bytes: int, *, needs_csum: bool) -> bool:
     """Lower the MSS option of a TCP SYN, in place, to what fits the tunnel; tell whether it changed.
 

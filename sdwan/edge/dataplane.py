@@ -57,6 +57,10 @@ class DataPlane:
         self._held_bytes = HeldBytes()
         self._drops = [0] * board.total["drops"].shape[1]
         self._running = True
+        self._poll = select.epoll()  # now: after the sandbox closes there is no making one
+        self._by_descriptor = {sock.fileno(): sock for sock in listeners}
+        for descriptor in (tun, control.fileno(), *self._by_descriptor):
+            self._poll.register(descriptor, select.EPOLLIN)
         self._outward = Outward(tun, segmentation=segmentation, drop=self._drop, want_session=self._want)
         self._delivery = Delivery(tun, offload, drop=self._drop)
         self._inward = Inward(
@@ -81,10 +85,7 @@ class DataPlane:
 
     def run(self) -> None:
         """Move packets until told to stop."""
-        poll = select.epoll()
-        by_descriptor = {sock.fileno(): sock for sock in self._listeners}
-        for descriptor in (self._tun, self._control.fileno(), *by_descriptor):
-            poll.register(descriptor, select.EPOLLIN)
+        poll, by_descriptor = self._poll, self._by_descriptor
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         board_due_ns = 0
         inward, outward, delivery, tun = self._inward, self._outward, self._delivery, self._tun

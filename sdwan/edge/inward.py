@@ -17,7 +17,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 
 from sdwan.core import wire
-from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot
+from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot, coalesce
 from sdwan.core.inner import segment_bytes
 from sdwan.core.messages import next_counter_of
 from sdwan.core.session import Session, consume
@@ -311,7 +311,16 @@ class Inward:
                 peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
             )
         else:
-            self._unpack(peer, slot.view[SLOT_LEAD + META_BYTES : end], counter)
+            entries = slot.view[SLOT_LEAD + META_BYTES : end]
+            run = (
+                coalesce(np.frombuffer(entries, dtype=np.uint8), counter=counter)
+                if len(entries) > 5
+                else None
+            )
+            if run is not None:
+                self._delivery.admit(peer, run)
+            else:
+                self._unpack(peer, entries, counter)
 
     def _unpack(self, peer: Peer, entries: memoryview, counter: int) -> None:
         """Admit every packet of a container."""

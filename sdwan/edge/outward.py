@@ -15,7 +15,7 @@ from time import monotonic_ns
 import numpy as np
 
 from sdwan.core import wire
-from sdwan.core.inner import clamp_mss, destination_of, flow_key, transport
+from sdwan.core.inner import clamp_mss, destination_of, flow_key, maybe_syn, transport
 from sdwan.core.routes import Routes
 from sdwan.core.staging import ROW_OVERHEAD_BYTES, SEGMENTS_MAX, Container, Rows, Stage
 from sdwan.edge.peer import Peer
@@ -169,8 +169,9 @@ class Outward:
         size = length - VNET_BYTES
         packet = self._packet[:size]
         needs_csum = self._view[0] & VNET_NEEDS_CSUM
-        clamp_mss(packet, peer.datagram_bytes - ROW_OVERHEAD_BYTES, needs_csum=bool(needs_csum))
-        if needs_csum and not _mendable(packet):
+        if maybe_syn(packet):
+            clamp_mss(packet, peer.datagram_bytes - ROW_OVERHEAD_BYTES, needs_csum=bool(needs_csum))
+        if needs_csum and packet[0] != 0x45 and not _mendable(packet):
             self._drop(DropReason.BAD_OFFLOAD, 1)
             return
         datagram = size + ROW_OVERHEAD_BYTES

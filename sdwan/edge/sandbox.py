@@ -11,6 +11,11 @@ import os
 
 from sdwan.errors import UnsupportedError
 
+# Specification constants (asm-generic/ioctls.h) ---------------------------------------------------
+
+_FIONBIO = 0x5421
+"""The one ioctl that is left: setting a socket non-blocking."""
+
 # Implementation constants -------------------------------------------------------------------------
 
 UID = 64510
@@ -57,5 +62,7 @@ def _filter_system_calls() -> str:
             wanted.add_rule(seccomp.ALLOW, name)
         except (RuntimeError, ValueError, OSError):
             continue  # not a system call of this architecture or of this libseccomp
+    non_blocking = seccomp.Arg(1, seccomp.EQ, _FIONBIO)
+    wanted.add_rule(seccomp.ALLOW, "ioctl", non_blocking)
     wanted.load()  # sets no_new_privs as well
     return f"seccomp filter of {len(_ALLOWED)} calls, no_new_privs"
