@@ -22,6 +22,10 @@ typedef __s64 s64;
 #endif
 #endif
 
+#ifndef offsetof
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#endif
+
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define SWAP_BE16(x) __builtin_bswap16(x)
 #define SWAP_BE32(x) __builtin_bswap32(x)

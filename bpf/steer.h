@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * steer.h - which path a datagram takes.
+ *
+ * Room: pure. In come the wanted weights of (peer, class), the state the mode keeps, and a mask of the
+ * eligible paths; out goes a path number, and the state moved on. Every mode obeys the mask, and a
+ * path without weight never stands in it. A burst (one skb) is never split: its whole length is
+ * charged to the path that takes it.
+ */
+#ifndef SDWAN_STEER_H
+#define SDWAN_STEER_H
+
+#include "abi.h"
+
+#define NO_PATH_FITS SDWAN_PATHS_PER_PEER
+
+/* is_zero - 1 if x is 0, else 0, without a branch: branches multiply what the verifier has to walk */
+static __always_inline u32 is_zero(u32 x)
+{
+	return ((u64)x - 1) >> 63;
+}
+
+/* path_is_usable - 1 if the path exists, its link is up and it speaks the burst's address family, else 0 */
+static __always_inline u32 path_is_usable(const struct path *p, u32 is_ip6)
+{
+	u32 other_family = (p->flags / PATH_FLAG_IPV6 ^ is_ip6) & 1;
+
+	return p->flags & PATH_FLAG_UP & ~other_family & ~is_zero(p->ifindex);
+}
+
+/* path_is_narrow - 1 if an IP packet of this length is too long for the path, else 0 */
+static __always_inline u32 path_is_narrow(const struct path *p, u32 packet_bytes)
+{
+	return ((u64)p->mtu - packet_bytes) >> 63;
+}
+
+/* lowest_path - the lowest path number in a mask that holds one */
+static __always_inline u32 lowest_path(u32 mask)
+{
+	u32 bit = mask & -mask, number = 0;
+
+	UNROLL
+	for (u32 i = 1; i < SDWAN_PATHS_PER_PEER; i++)
+		number += i * (bit >> i & 1);
+	return number;
+}
+
+/**
+ * choose_stride - byte-fair weighted shares
+ *
+ * Each path has a virtual finish time that grows by bytes * inverse weight when it is used; the one
+ * that would finish first is taken (start-time clamped weighted fair queueing). A path that comes back
+ * may lag behind by one burst's worth only: clamping it straight to the present starves low weights,
+ * no clamp lets it take everything until it has caught up. Times are compared by difference: they wrap.
+ */
+static __always_inline u32 choose_stride(struct stride_state *s, const struct weights *w, u32 mask, u32 bytes)
+{
+	u64 best_finish = 0, best_start = 0;
+	u32 best = NO_PATH_FITS;
+
+	UNROLL
+	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
+		u64 credit = (u64)w->inverse[i] * SDWAN_STRIDE_BURST_BYTES;
+		u64 start = s->finish[i], finish;
+
+		if (!(mask & 1 << i))
+			continue;
+		if ((s64)(s->virtual_now - start - credit) > 0)
+			start = s->virtual_now - credit;
+		finish = start + (u64)w->inverse[i] * bytes;
+		if (best == NO_PATH_FITS || (s64)(finish - best_finish) < 0) {
+			best = i;
+			best_finish = finish;
+			best_start = start;
+		}
+	}
+	if (best < SDWAN_PATHS_PER_PEER) {
+		s->finish[best] = best_finish;
+		s->virtual_now = best_start;
+	}
+	return best;
+}
+
+/* sending_ns - how long a path is busy with so many bytes */
+static __always_inline u64 sending_ns(const struct weights *w, u32 path, u32 bytes)
+{
+	return (u64)w->ns_per_kib[path & (SDWAN_PATHS_PER_PEER - 1)] * bytes >> 10;
+}
+
+/* later - the later of two moments of CLOCK_MONOTONIC */
+static __always_inline u64 later(u64 a, u64 b)
+{
+	return a > b ? a : b;
+}
+
+/**
+ * choose_earliest - the path that delivers first
+ * @busy_until: per path, when it will have sent all it was given
+ */
+static __always_inline u32 choose_earliest(const u64 *busy_until, const struct weights *w, u32 mask, u32 bytes, u64 now_ns)
+{
+	u64 best_arrival = 0;
+	u32 best = NO_PATH_FITS;
+
+	UNROLL
+	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
+		u64 arrival = later(busy_until[i], now_ns) + sending_ns(w, i, bytes) + (u64)w->delay_us[i] * 1000;
+
+		if (!(mask & 1 << i))
+			continue;
+		if (best == NO_PATH_FITS || arrival < best_arrival) {
+			best = i;
+			best_arrival = arrival;
+		}
+	}
+	return best;
+}
+
+/* choose_heaviest - the path with the largest weight; the lowest number among equals */
+static __always_inline u32 choose_heaviest(const struct weights *w, u32 mask)
+{
+	u32 best = NO_PATH_FITS, best_inverse = ~0u;
+
+	UNROLL
+	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
+		if (mask & 1 << i && w->inverse[i] < best_inverse) {
+			best = i;
+			best_inverse = w->inverse[i];
+		}
+	}
+	return best;
+}
+
+#endif
