@@ -10,8 +10,7 @@ with room in front for the virtio header:
 
 A run that is a part of a super-packet is delivered as a smaller super-packet: no reassembly, no
 waiting for the rest, no loss amplification. Whole small UDP packets of one flow and size that follow
-each other in a container become a run too (``coalesce``), so that a flood of small packets costs one
-write per dozens.
+each other in a container are a run too (sdwan.core.container) and joined across containers.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
-
 from sdwan.core.inner import TCP, UDP, complete_checksum, transport, trim_template
-from sdwan.core.wire import ENTRY_FORMAT, ENTRY_NEEDS_CSUM, META_BYTES, META_ECN, META_NEEDS_CSUM, META_UDP
+from sdwan.core.wire import META_BYTES, META_ECN, META_NEEDS_CSUM, META_UDP
 from sdwan.errors import WireError
 
 # Specification constants (linux/virtio_net.h) -----------------------------------------------------
@@ -33,10 +29,8 @@ _NEEDS_CSUM = 1
 _GSO_TCPV4, _GSO_TCPV6, _GSO_UDP, _GSO_ECN = 1, 4, 5, 0x80
 VNET_PLAIN = bytes(VNET_BYTES)
 _VNET = struct.Struct("<BBHHHH")
-_UDP4_HEAD = 28
-_UDP4_SAME = np.r_[0:4, 6:10, 12:28]
-"""Bytes of an IPv4/UDP header that packets of one flow and size share: all but identification and
-header checksum (the UDP checksum still holds only the pseudo-header sum)."""
+UDP4_HEAD = 28
+"""Header template of a UDP packet over IPv4 without options."""
 
 SLOT_LEAD = VNET_BYTES - META_BYTES
 """Where the first row's plaintext begins in a slot: the virtio header overwrites its meta."""
@@ -244,49 +238,10 @@ class Assembler:
         return Frame(pieces, first.head_bytes, first.piece_bytes, bool(first.flags & META_UDP))
 
 
-def coalesce(entries: npt.NDArray[np.uint8], *, counter: int) -> Run | None:
-    """Join the entries of a container if they are UDP packets of one flow and one size, in sequence.
-
-    ``entries`` are the container's bytes behind its meta. Returns None when they are anything else;
-    only packets whose checksum is to be finished anyway qualify (the joined one is finished by the
-    kernel, so a broken checksum must not be healed on the way).
-    """
-    flags_length = entries[0] << 8 | entries[1]
-    length = int(flags_length) & ~ENTRY_NEEDS_CSUM
-    stride = ENTRY_FORMAT.size + length
-    count, rest = divmod(entries.shape[0], stride)
-    if rest or count < 2 or length == flags_length or length <= _UDP4_HEAD:
-        return None
-    rows = entries.reshape(count, stride)
-    heads = rows[:, ENTRY_FORMAT.size : ENTRY_FORMAT.size + _UDP4_HEAD]
-    first = heads[0]
-    if first[0] != 0x45 or first[9] != UDP or first[6] & 0x3F or first[7]:
-        return None
-    sequences = rows[:, 3].astype(np.uint16) << 8 | rows[:, 4]
-    same = (rows[:, :3] == rows[0, :3]).all() and (heads[:, _UDP4_SAME] == first[_UDP4_SAME]).all()
-    if not same or (np.diff(sequences) != 1).any():
-        return None
-    payload = length - _UDP4_HEAD
-    frame = np.zeros(VNET_BYTES + _UDP4_HEAD + count * payload, dtype=np.uint8)
-    frame[VNET_BYTES : VNET_BYTES + _UDP4_HEAD] = first
-    frame[VNET_BYTES + _UDP4_HEAD :].reshape(count, payload)[:] = rows[:, -payload:]
-    return Run(
-        frame.data,
-        counter=counter,
-        bucket=int(rows[0, 2]),
-        bucket_sequence=int(sequences[0]),
-        flags=META_NEEDS_CSUM | META_UDP,
-        rows=count,
-        segments=0,
-        head_bytes=_UDP4_HEAD,
-        piece_bytes=payload,
-    )
-
-
 def _same_flow(one: memoryview, other: memoryview, head_bytes: int) -> bool:
     """Tell whether two UDP templates differ in nothing but identification and what follows from it."""
     return (
-        head_bytes == _UDP4_HEAD
+        head_bytes == UDP4_HEAD
         and one[12:24] == other[12:24]
         and one[:2] == other[:2]
         and one[6:9] == other[6:9]

@@ -26,11 +26,11 @@ from sdwan.model import PATH_CHOOSE
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
 
-_PREFIX = HEADER_BYTES + META_BYTES
-ROW_OVERHEAD_BYTES = _PREFIX + TAG_BYTES
+PREFIX_BYTES = HEADER_BYTES + META_BYTES
+ROW_OVERHEAD_BYTES = PREFIX_BYTES + TAG_BYTES
 SEGMENTS_MAX = 255
 """Segments of one super-packet: a byte on the wire."""
-_ROW_HEAD = struct.Struct("!BBBBIBBBBIIIBBH")
+ROW_HEAD = struct.Struct("!BBBBIBBBBIIIBBH")
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -81,17 +81,17 @@ class Rows:
         ``packet`` is the IP packet; its payload behind ``template_bytes`` is cut into pieces of this
         size of datagram. ``counter`` and ``bucket_sequence`` are those of the first segment.
         """
-        prefix = _PREFIX + template_bytes
+        prefix = PREFIX_BYTES + template_bytes
         piece = self.datagram_bytes - prefix - TAG_BYTES
         payload = packet.shape[0] - template_bytes
         full, rest = divmod(payload, piece)
         count = full + (rest > 0)
         head = self._head
-        _ROW_HEAD.pack_into(
+        ROW_HEAD.pack_into(
             head, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.SUPER, 0, count,
             template_bytes >> 2, 0, 0, 0, bucket, meta_flags, 0,
         )  # fmt: skip
-        head[_PREFIX:prefix] = packet[:template_bytes].data
+        head[PREFIX_BYTES:prefix] = packet[:template_bytes].data
         array = self.array
         array[:count, :prefix] = np.frombuffer(head, dtype=np.uint8, count=prefix)
         array[:full, prefix : prefix + piece] = packet[
@@ -109,11 +109,11 @@ class Rows:
     ) -> None:  # fmt: skip
         """Lay one whole packet, exactly as long as these rows allow, into ``row``."""
         at = row * self.datagram_bytes
-        _ROW_HEAD.pack_into(
+        ROW_HEAD.pack_into(
             self.flat, at, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.SINGLE, 0, 1, 0,
             counter & 0xFFFFFFFF, 0, 0, bucket, meta_flags, bucket_sequence,
         )  # fmt: skip
-        self.array[row, _PREFIX:-TAG_BYTES] = packet
+        self.array[row, PREFIX_BYTES:-TAG_BYTES] = packet
 
     def _number(self, count: int, counter: int, bucket_sequence: int) -> None:
         # The arrays wrap like the fields on the wire do.
@@ -135,43 +135,3 @@ class Stage:
                 del self._rows[next(iter(self._rows))]
             rows = self._rows[datagram_bytes] = Rows(datagram_bytes)
         return rows
-
-
-class Container:
-    """One datagram being filled with small packets.
-
-    Packets of any flow may share it; each entry carries its own bucket and sequence.
-    """
-
-    __slots__ = ("_buffer", "_view", "length")
-
-    def __init__(self) -> None:
-        self._buffer = bytearray(65536)
-        self._view = memoryview(self._buffer)
-        self.length = _PREFIX
-        """Bytes used, with header and meta and without the tag."""
-
-    def room(self, packet_bytes: int, datagram_bytes: int) -> bool:
-        """Tell whether a packet of this size still fits a datagram of that size."""
-        return self.length + 5 + packet_bytes + TAG_BYTES <= datagram_bytes
-
-    def add(self, packet: memoryview, length_flags: int, bucket: int, bucket_sequence: int) -> None:
-        """Append one entry; ``length_flags`` is its length and wire.ENTRY_NEEDS_CSUM."""
-        at, size = self.length, len(packet)
-        _ENTRY.pack_into(self._buffer, at, length_flags, bucket, bucket_sequence)
-        self._view[at + 5 : at + 5 + size] = packet
-        self.length = at + 5 + size
-
-    def seal(self, seal_into, *, receiver: int, class_flags: int, counter: int) -> memoryview:  # type: ignore[no-untyped-def]
-        """Seal in place, empty the container and return the datagram (valid until the next add)."""
-        view, end = self._view, self.length
-        _ROW_HEAD.pack_into(
-            view, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.CONTAINER, 0, 1, 0,
-            counter & 0xFFFFFFFF, 0, 0, 0, class_flags & 7, 0,
-        )  # fmt: skip
-        seal_into(view[4:16], view[HEADER_BYTES:end], None, view[HEADER_BYTES : end + TAG_BYTES])
-        self.length = _PREFIX
-        return view[: end + TAG_BYTES]
-
-
-_ENTRY = struct.Struct("!HBH")

@@ -17,14 +17,15 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 
 from sdwan.core import wire
-from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot, coalesce
+from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot
+from sdwan.core.container import unpack
 from sdwan.core.inner import segment_bytes
 from sdwan.core.messages import next_counter_of
 from sdwan.core.session import Session, consume
-from sdwan.core.wire import HEADER_BYTES, META_BYTES, META_NEEDS_CSUM, TAG_BYTES, Type, widen
+from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES, Type, widen
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.peer import Peer
-from sdwan.errors import OpenError
+from sdwan.errors import OpenError, WireError
 from sdwan.io.udp import ANCILLARY_BYTES, SOL_UDP
 from sdwan.model import PATHS_PER_PEER, DropReason
 
@@ -54,18 +55,19 @@ Link = tuple[int, int, int]
 class Burst:
     """What one recvmsg brought: ``rows`` datagrams of ``stride`` bytes (the last may be shorter)."""
 
-    __slots__ = ("ancillary", "length", "rows", "source", "stride")
+    __slots__ = ("ancillary", "last_bytes", "length", "rows", "source", "stride")
 
     def __init__(self, length: int, stride: int, source: tuple, ancillary: list) -> None:
         self.length = length
         self.stride = stride
         self.rows = -(-length // stride)
+        self.last_bytes = length - (self.rows - 1) * stride
         self.source = source
         self.ancillary = ancillary
 
     def row_bytes(self, row: int) -> int:
         """Length of datagram ``row``."""
-        return min(self.stride, self.length - row * self.stride)
+        return self.stride if row < self.rows - 1 else self.last_bytes
 
 
 class Inward:
@@ -311,36 +313,15 @@ class Inward:
                 peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
             )
         else:
-            entries = slot.view[SLOT_LEAD + META_BYTES : end]
-            run = (
-                coalesce(np.frombuffer(entries, dtype=np.uint8), counter=counter)
-                if len(entries) > 5
-                else None
-            )
-            if run is not None:
-                self._delivery.admit(peer, run)
-            else:
-                self._unpack(peer, entries, counter)
+            self._unpack(peer, bytes(slot.view[SLOT_LEAD + META_BYTES : end]), counter)
 
-    def _unpack(self, peer: Peer, entries: memoryview, counter: int) -> None:
+    def _unpack(self, peer: Peer, entries: bytes, counter: int) -> None:
         """Admit every packet of a container."""
-        at, end = 0, len(entries)
-        while at < end:
-            if at + wire.ENTRY_FORMAT.size > end:
-                self._drop(DropReason.BAD_INNER, 1)
-                return
-            length, bucket, sequence = wire.ENTRY_FORMAT.unpack_from(entries, at)
-            flags = META_NEEDS_CSUM if length & wire.ENTRY_NEEDS_CSUM else 0
-            length &= ~wire.ENTRY_NEEDS_CSUM
-            at += wire.ENTRY_FORMAT.size + length
-            if at > end or not length:
-                self._drop(DropReason.BAD_INNER, 1)
-                return
-            frame = memoryview(bytearray(VNET_BYTES + length))
-            frame[VNET_BYTES:] = entries[at - length : at]
-            self._delivery.admit(
-                peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
-            )
+        try:
+            for run in unpack(entries, counter=counter):
+                self._delivery.admit(peer, run)
+        except WireError:
+            self._drop(DropReason.BAD_INNER, 1)
 
     def _open_control(self, burst: Burst, row: int, head: Head, session: Session) -> None:
         at = row * burst.stride

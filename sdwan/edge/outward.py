@@ -15,9 +15,10 @@ from time import monotonic_ns
 import numpy as np
 
 from sdwan.core import wire
+from sdwan.core.container import Container
 from sdwan.core.inner import clamp_mss, destination_of, flow_key, maybe_syn, transport
 from sdwan.core.routes import Routes
-from sdwan.core.staging import ROW_OVERHEAD_BYTES, SEGMENTS_MAX, Container, Rows, Stage
+from sdwan.core.staging import ROW_OVERHEAD_BYTES, SEGMENTS_MAX, Rows, Stage
 from sdwan.edge.peer import Peer
 from sdwan.errors import WireError
 from sdwan.io.tun import GSO_ECN, GSO_NONE, GSO_UDP_L4, READ_BYTES, VNET, VNET_BYTES, VNET_NEEDS_CSUM
