@@ -7,6 +7,7 @@ text of a kilobyte becomes a gigabyte of data), nesting and size are bounded. Pu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ DEPTH_MAX = 16
 Location = tuple[str | int, ...]
 """Keys and list indices from the top of the document to one value."""
 
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SCALAR_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
 _AS_TEXT = "tag:yaml.org,2002:timestamp"
 
@@ -49,7 +51,8 @@ def dotted(location: Location) -> str:
     """Write a location as an operator would: ``links[1].rate.up``."""
     text = ""
     for step in location:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+        name = step if isinstance(step, str) and _PLAIN_KEY.fullmatch(step) else show(step)
+        text += f"[{step}]" if isinstance(step, int) else f".{name}" if text else name
     return text or "file"
 
 
@@ -143,8 +146,11 @@ def _scalar(loader: _Loader, node: yaml.Node) -> Any:
     if node.tag not in _SCALAR_TAGS:
         raise ConfigError(where, f"tag {show(node.tag)} is not allowed", "write plain values")
     try:
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair, written as an escape, is no text
     except (ValueError, LookupError, OverflowError):
         raise ConfigError(
             where, f"{show(node.value)} is no value", "text with this look needs quotes"
         ) from None
+    return value

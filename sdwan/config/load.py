@@ -75,7 +75,10 @@ def examine_text(text: str, path: Path) -> Examined:
     try:
         config = SiteConfig.model_validate(document.data, context={"directory": path.absolute().parent})
     except ValidationError as error:
-        problems = [_problem(fault, document) for fault in error.errors(include_url=False)[:ERRORS_MAX]]
+        faults = error.errors(include_url=False)[:ERRORS_MAX]
+        locations = [fault["loc"] for fault in faults]
+        # A list whose entries are wrong is also reported as too short: the entries tell more.
+        problems = [_problem(fault, document) for fault in faults if not _is_around(fault["loc"], locations)]
         return Examined(None, _located(problems, document, path), ())
     errors = _located(list(check.errors(config))[:ERRORS_MAX], document, path)
     warnings = _located(list(check.warnings(config))[:ERRORS_MAX], document, path)
@@ -110,9 +113,13 @@ def _located(problems: Iterable[Problem], document: Document, path: Path) -> tup
     )
 
 
+def _is_around(location: Location, others: Iterable[Location]) -> bool:
+    return any(len(other) > len(location) and other[: len(location)] == location for other in others)
+
+
 def _problem(fault: Any, document: Document) -> Problem:
     """Translate one of pydantic's faults into the operator's words."""
-    if fault["loc"][-1] == "[key]":  # not the value: the key of a map is wrong
+    if fault["loc"][-1:] == ("[key]",):  # not the value: the key of a map is wrong
         *around, wrong, _ = fault["loc"]
         _, facts = _declared(tuple(around))
         return Problem(

@@ -1,0 +1,73 @@
+"""Differences are told by name, in the operator's units, with word on whether a reload is enough."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from typing import Any
+
+import pytest
+
+from sdwan.config.diff import diff
+from sdwan.config.schema import SiteConfig
+
+Data = dict[str, Any]
+
+
+def key(letter: str) -> str:
+    return base64.b64encode(letter.encode() * 32).decode()
+
+
+BASE: Data = {
+    "site": "berlin",
+    "private_key": "/etc/sdwan/edge.key",
+    "tun": {"addresses": ["10.77.1.1/24"]},
+    "links": [
+        {"name": "dsl", "interface": "eth0", "rate": {"up": "20mbit"}},
+        {"name": "lte", "interface": "wwan0"},
+    ],
+    "peers": [
+        {"name": "hub", "public_key": key("h"), "prefixes": ["10.0.0.0/8"],
+         "endpoints": [{"address": "203.0.113.1:4510"}]},
+        {"name": "van", "public_key": key("v"), "prefixes": ["10.88.0.0/16"]},
+    ],
+}  # fmt: skip
+
+
+def changes(edit: str) -> list[str]:
+    """Return what ``diff`` tells after running ``edit`` on a copy of the data, called ``d``."""
+    d = copy.deepcopy(BASE)
+    exec(edit, {"key": key}, {"d": d})
+    return [str(change) for change in diff(SiteConfig.model_validate(BASE), SiteConfig.model_validate(d))]
+
+
+CASES = [
+    ("pass", []),
+    ("d['control'] = {'keepalive': '20s'}", ["control.keepalive: 25s -> 20s"]),
+    ("d['log'] = {'level': 'debug'}", ["log.level: info -> debug"]),
+    ("d['port'] = 4511", ["port: 4510 -> 4511 (needs a restart)"]),
+    ("d['tun']['mtu'] = 1400", ["tun.mtu: auto -> 1400"]),
+    ("d['tun']['name'] = 'tun7'", ["tun.name: sdwan01 -> tun7 (needs a restart)"]),
+    ("d['metrics'] = {'listen': '[::1]:9105'}",
+     ["metrics: nothing -> {listen: [::1]:9105} (needs a restart)"]),
+    ("d['links'][0]['rate'] = {'up': '25mbit', 'down': '1gbit'}",
+     ["links[dsl].rate.up: 20mbit -> 25mbit", "links[dsl].rate.down: nothing -> 1gbit"]),
+    ("d['links'][1]['metered'] = True", ["links[lte].metered: false -> true"]),
+    ("d['links'][1]['probe'] = {'icmp': '9.9.9.9'}", ["links[lte].probe: nothing -> {icmp: 9.9.9.9}"]),
+    ("d['links'].pop()", ["links[lte]: present -> nothing (needs a restart)"]),
+    ("d['links'].reverse()", ["links order: dsl, lte -> lte, dsl (needs a restart)"]),
+    ("d['peers'].pop(0)", ["peers[hub]: present -> nothing"]),
+    ("d['peers'].insert(0, dict(d['peers'][1], name='new', public_key=key('n')))",
+     ["peers[new]: nothing -> present"]),
+    ("d['peers'][1]['public_key'] = key('w')", [f"peers[van].public_key: {key('v')} -> {key('w')}"]),
+    ("d['peers'][0]['endpoints'].append({'address': '203.0.113.2:1', 'link': 'lte'})",
+     ["peers[hub].endpoints: [{address: 203.0.113.1:4510}] -> "
+      "[{address: 203.0.113.1:4510}, {address: 203.0.113.2:1, link: lte}]"]),
+    ("d['steering'] = {'mode': 'earliest', 'classes': {0: 'duplicate'}}",
+     ["steering.mode: stride -> earliest", "steering.classes: {} -> {0: duplicate}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "told"), CASES, ids=[edit for edit, _ in CASES])
+def test_changes(edit: str, told: list[str]) -> None:
+    assert changes(edit) == told
