@@ -1,0 +1,84 @@
+"""Where things are pinned, and how the maps' keys and values are laid out.
+
+The layout file is written by sdwan.io.bpf at attach time, from what BCC made of the C headers, and read
+here into numpy dtypes. It lies on a file system that a reboot empties, as the pins do, so the two never
+disagree. Pure but for reading that one file; used by sdwan.io.maps, sdwan.io.attach and sdwan-bpf.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdwan.errors import KernelError
+
+# Specification constants (bpf/abi.h) ---------------------------------------------------------------
+
+SCHEMA = 1
+
+# Implementation constants --------------------------------------------------------------------------
+
+DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/sdwan/v1")
+LAYOUT_DIRECTORY = Path("/run/sdwan/layouts")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The layouts of one pin root."""
+
+    peers_max: int
+    source_sha256: str
+    keys: dict[str, np.dtype[Any]]
+    values: dict[str, np.dtype[Any]]
+
+
+def layout_path(pin_root: Path) -> Path:
+    """Return the layout file of a pin root: its path with slashes made dashes, as systemd escapes."""
+    name = str(pin_root.absolute()).strip("/").replace("-", "\\x2d").replace("/", "-")
+    return LAYOUT_DIRECTORY / f"{name}.json"
+
+
+def read_layout(pin_root: Path) -> Layout:
+    """Read the layout file of a pin root.
+
+    Raises:
+        KernelError: there is none, it is damaged, or it is of another schema.
+    """
+    path = layout_path(pin_root)
+    try:
+        description = json.loads(path.read_text())
+        schema = description["schema"]
+        if schema != SCHEMA:
+            raise KernelError(f"{path}: schema {schema}, this version needs {SCHEMA}: run 'sdwan-bpf attach'")
+        maps = description["maps"]
+        return Layout(
+            int(description["peers_max"]),
+            str(description["source_sha256"]),
+            {name: _dtype(entry["key"]) for name, entry in maps.items()},
+            {name: _dtype(entry["value"]) for name, entry in maps.items()},
+        )
+    except FileNotFoundError as error:
+        raise KernelError(
+            f"{pin_root} is not attached ({path} is missing): run 'sdwan-bpf attach'"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(f"{path} is damaged ({error}): run 'sdwan-bpf attach'") from error
+
+
+def _dtype(description: dict[str, Any]) -> np.dtype[Any]:
+    if "format" in description:
+        return np.dtype(description["format"])
+    formats = [_format(entry) for entry in description["formats"]]
+    return np.dtype({**description, "formats": formats})
+
+
+def _format(entry: Any) -> Any:
+    if isinstance(entry, dict) and "of" in entry:
+        return (_format(entry["of"]), (entry["count"],))
+    if isinstance(entry, dict):
+        return _dtype(entry)
+    return entry
