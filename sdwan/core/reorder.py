@@ -48,7 +48,10 @@ class Item(Protocol):
     bucket: int
     bucket_sequence: int
     rows: int
-    size_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds while it waits."""
 
 
 class HeldBytes:

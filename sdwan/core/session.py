@@ -8,6 +8,7 @@ apart. Opening proves authenticity only: the caller asks the replay window after
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import repeat
 
 from cryptography.exceptions import InvalidTag
@@ -19,7 +20,7 @@ from sdwan.core.wire import HEADER_BYTES, NONCE, TAG_BYTES, Header, Type, widen
 from sdwan.errors import OpenError
 from sdwan.model import DropReason
 
-consume = deque(maxlen=0).extend
+consume: Callable[[Iterable[object]], None] = deque(maxlen=0).extend
 """Run an iterator for its effects at C speed: the loop over rows never enters the interpreter."""
 
 

@@ -57,7 +57,7 @@ class Rows:
         self.datagram_bytes = size
         self.capacity = min(SEGMENTS_MAX, _STAGE_BYTES // max(size - ROW_OVERHEAD_BYTES, 1) + 1)
         self.array: npt.NDArray[np.uint8] = np.zeros((self.capacity, size), dtype=np.uint8)
-        self.flat = memoryview(self.array.reshape(-1))
+        self.flat = self.array.reshape(-1).data
         self._head = bytearray(size)
         self._indices = self.array[:, 9]
         self._counters = self._column(12, ">u4")

@@ -40,8 +40,6 @@ BOARD_INTERVAL_NS = 2_000_000
 WAIT_BUSY_S = 0.001
 """Longest sleep while a packet waits for its turn."""
 WAIT_IDLE_S = 0.1
-CHANNEL_QUEUE_BYTES = 1 << 20
-_SESSIONS_PER_PEER = 4
 
 
 class DataPlane:
@@ -77,6 +75,7 @@ class DataPlane:
             channel.RemovePeer: self._remove_peer,
             channel.SetEndpoint: self._set_endpoint,
             channel.Install: self._install,
+            channel.Retire: self._retire,
             channel.Forget: self._forget,
             channel.SealControl: self._seal_control,
         }
@@ -168,11 +167,9 @@ class DataPlane:
         ))  # fmt: skip
 
     def _confirm(self, session: Session) -> None:
-        """The peer has this session's keys: from now on it seals, if it is the newest."""
-        peer = self._peers[session.peer_number]
-        if not session.active:
-            session.active = True
-            peer.session = session
+        """The peer has this session's keys: it may seal from now on."""
+        session.active = True
+        self._choose_session(self._peers[session.peer_number])
         self.tell(channel.Confirmed(session.peer_number, session.local_index))
 
     # from control -----------------------------------------------------------------------------
@@ -249,21 +246,32 @@ class DataPlane:
         session = Session(
             message.peer, message.local_index, message.remote_index, message.send_key, message.receive_key
         )
+        session.active = message.active
         self._sessions[message.local_index] = session
-        if message.active:
-            session.active = True
-            peer.session = session
+        self._choose_session(peer)
+
+    def _choose_session(self, peer: Peer) -> None:
+        """Seal with the newest active session (the table is in the order of installing)."""
+        active = [s for s in self._sessions.values() if s.active and s.peer_number == peer.number]
+        peer.session = active[-1] if active else None
+
+    def _retire(self, message: channel.Retire) -> None:
+        session = self._sessions.get(message.local_index)
+        if session is not None:
+            session.active = False
+            self._choose_session(self._peers[session.peer_number])
 
     def _forget(self, message: channel.Forget) -> None:
         session = self._sessions.pop(message.local_index, None)
-        peer = self._peers.get(session.peer_number) if session else None
-        if peer is not None and peer.session is session:
-            peer.session = None
+        if session is not None:
+            self._choose_session(self._peers[session.peer_number])
 
     def _seal_control(self, message: channel.SealControl) -> None:
         peer = self._peers.get(message.peer)
-        session = self._sessions.get(message.local_index) if message.local_index else peer and peer.session
-        if peer is None or session is None:
+        if peer is None:
+            return
+        session = self._sessions.get(message.local_index) if message.local_index else peer.session
+        if session is None:
             self._drop(DropReason.NO_SESSION, 1)
             return
         datagram = session.seal_control(message.plaintext, message.path_byte)

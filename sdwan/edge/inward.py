@@ -92,14 +92,14 @@ class Inward:
         self._plain = plain
         self._opened = opened
         self._array = np.zeros(65536 + HEADER_BYTES * 2, dtype=np.uint8)
-        self._view = memoryview(self._array)
+        self._view = self._array.data
         self._into = [self._view[:65536]]
         self._sealed: dict[int, list[memoryview]] = {}
         self._slots = [Slot() for _ in range(_SLOTS)]
         self._slot = 0
         self._now_ns = 0
         nonces = np.zeros((_ROWS_MAX + 1, 12), dtype=np.uint8)
-        flat = memoryview(nonces.reshape(-1))
+        flat = nonces.reshape(-1).data
         self._nonces = [flat[i * 12 : i * 12 + 12] for i in range(_ROWS_MAX + 1)]
         self._nonce_heads = nonces[:, :4]
         self._nonce_words = np.ndarray((_ROWS_MAX + 1,), ">u4", nonces, 4, (12,))

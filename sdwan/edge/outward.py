@@ -53,7 +53,7 @@ class Outward:
         self._want_session = want_session
         self._flows: dict[bytes, Flow] = {}
         self._buffer = np.zeros(READ_BYTES, dtype=np.uint8)
-        self._view = memoryview(self._buffer)
+        self._view = self._buffer.data
         self._packet = self._view[VNET_BYTES:]
         self._stage = Stage()
         self._singles_stage = Stage()

@@ -23,7 +23,7 @@ from sdwan.io.udp import listening_socket, peer_socket, segmentation_works
 
 # Specification constants (bpf/abi.h) --------------------------------------------------------------
 
-ENTRY_LOCAL = {socket.AF_INET: "198.19.0.1", socket.AF_INET6: "fd5d:8a3e:77c1:1::1"}
+ENTRY_LOCAL: dict[int, str] = {socket.AF_INET: "198.19.0.1", socket.AF_INET6: "fd5d:8a3e:77c1:1::1"}
 """Our own addresses on the entry device."""
 
 # Implementation constants -------------------------------------------------------------------------
