@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sdwan.errors import WireError
 from sdwan.model import PATHS_PER_PEER
@@ -115,7 +115,7 @@ class Close:
 
 Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe | MtuAck | Close
 
-_FIXED: dict[type, struct.Struct] = {
+_FIXED: dict[type[Any], struct.Struct] = {
     Keepalive: struct.Struct("!BBQ"),
     Hello: struct.Struct("!BBQI"),
     Challenge: struct.Struct("!BBQ"),
@@ -124,7 +124,7 @@ _FIXED: dict[type, struct.Struct] = {
     MtuAck: struct.Struct("!BBHI"),
     Close: struct.Struct("!BB"),
 }
-_BY_KIND: dict[int, type] = {cls.KIND: cls for cls in _FIXED}
+_BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIXED}
 _REPORT_HEAD = struct.Struct("!BBBIQ")
 _REPORT_PATH = struct.Struct("!BIIIIIII")
 _U32 = 0xFFFFFFFF

@@ -20,7 +20,7 @@ from sdwan.core.wire import HEADER_BYTES, NONCE, TAG_BYTES, Header, Type, widen
 from sdwan.errors import OpenError
 from sdwan.model import DropReason
 
-consume: Callable[[Iterable[object]], None] = deque(maxlen=0).extend
+consume: Callable[[Iterable[object]], None] = deque[object](maxlen=0).extend
 """Run an iterator for its effects at C speed: the loop over rows never enters the interpreter."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sdwan.errors import WireError
 
@@ -176,7 +176,7 @@ Message = (
     SetPeer | RemovePeer | AddSocket | SetEndpoint | Install | Forget | SealControl | Retire
     | Ready | Plain | Opened | Confirmed | WantSession
 )  # fmt: skip
-_CLASSES: tuple[type, ...] = (
+_CLASSES: tuple[type[Any], ...] = (
     SetPeer, RemovePeer, AddSocket, SetEndpoint, Install, Forget, SealControl, Retire,
     Ready, Plain, Opened, Confirmed, WantSession,
 )  # fmt: skip
@@ -190,7 +190,8 @@ def encode(message: Message) -> bytes:
     JSON because these messages are rare (tens a second and peer) and a person may read a dump;
     byte fields follow raw, each with a u32 length, so keys are never text.
     """
-    plain, blobs = [], []
+    plain: list[Any] = []
+    blobs: list[bytes] = []
     for field in fields(message):
         value = getattr(message, field.name)
         (blobs if isinstance(value, bytes) else plain).append(value)
@@ -211,7 +212,7 @@ def decode(packet: bytes) -> Message:
         cls = _BY_OP[op]
         plain = iter(json.loads(packet[3 : 3 + length]))
         offset = 3 + length
-        values = []
+        values: list[Any] = []
         for field in fields(cls):
             if field.type == "bytes":
                 (size,) = struct.unpack_from("!I", packet, offset)
