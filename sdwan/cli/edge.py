@@ -20,7 +20,7 @@ from sdwan.errors import ConfigError, KeyFileError
 if TYPE_CHECKING:
     from sdwan.config.schema import SiteConfig
 
-DEFAULT_CONFIG = Path("/etc/sdwan/edge.yaml")
+DEFAULT_CONFIG = Path("/etc/sdwan/site.yaml")
 WATCH_INTERVAL_S = 1.0
 
 config_option = click.option(
