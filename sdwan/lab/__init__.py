@@ -8,8 +8,10 @@
     home          what a lab leaves on a machine, and how all of it is removed
     topology      sites and links become a lab: a context manager that leaves nothing behind
     values        impairments as people write them: 20mbit, 10ms, 0.1%
-    site          keys, configuration and the edge of one site of a lab
-    traffic       iperf3, a TCP copy with a checksum, ping: the loads
+    configs       keys and configurations of sites
+    site          the running edge of each site
+    traffic       iperf3 and ping: the loads
+    copy          a TCP copy of a file, with a checksum at the far end
     stream        a 5 ms probe stream: the gap that a user would hear
     scenario      the shape of a scenario file; scenarios/ holds the ready ones
     runner        plays a scenario and judges it
