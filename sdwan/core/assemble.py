@@ -9,8 +9,8 @@ with room in front for the virtio header:
             └ virtio header 10 ┘
 
 A run that is a part of a super-packet is delivered as a smaller super-packet: no reassembly, no
-waiting for the rest, no loss amplification. Whole small UDP packets of one flow and size that follow
-each other in a container are a run too (sdwan.core.container) and joined across containers.
+waiting for the rest, no loss amplification. A BUNDLE is a run as well, of equal UDP packets, and open
+at its end: the next bundle of the flow joins it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ _NEEDS_CSUM = 1
 _GSO_TCPV4, _GSO_TCPV6, _GSO_UDP, _GSO_ECN = 1, 4, 5, 0x80
 VNET_PLAIN = bytes(VNET_BYTES)
 _VNET = struct.Struct("<BBHHHH")
-UDP4_HEAD = 28
-"""Header template of a UDP packet over IPv4 without options."""
 
 SLOT_LEAD = VNET_BYTES - META_BYTES
 """Where the first row's plaintext begins in a slot: the virtio header overwrites its meta."""
 
 # Implementation constants -------------------------------------------------------------------------
 
-COALESCED_MAX = 64
-"""Whole packets per write: UDP_MAX_SEGMENTS of kernels before 6.9."""
+BUNDLED_MAX = 64
+"""Packets joined from bundles per write: UDP_MAX_SEGMENTS of kernels before 6.9."""
 SLOT_BYTES = 67_000
 """One 64 KiB super-packet with lead and template."""
 _VIEWS_KEPT = 8
@@ -70,7 +68,7 @@ class Run:
     """Contiguous segments of one super-packet, opened; or (``segments`` = 1) one whole packet.
 
     ``frame`` begins with room for the virtio header, then template and payload. ``head_bytes`` is the
-    template's length, 0 for a whole packet. ``segments`` 0: whole UDP packets, coalesced here.
+    template's length, 0 for a whole packet. ``segments`` 0: a bundle.
     """
 
     __slots__ = (
@@ -133,8 +131,9 @@ class Run:
                 and self.bucket == other.bucket
                 and self.bucket_sequence == (other.bucket_sequence + segments_joined) & 0xFFFF
                 and self.piece_bytes == other.piece_bytes
-                and segments_joined + self.rows <= COALESCED_MAX
-                and _same_flow(self.packet, other.packet, self.head_bytes)
+                and segments_joined + self.rows <= BUNDLED_MAX
+                and self.head_bytes == other.head_bytes
+                and _same_flow(self.packet, other.packet)
             )
         return (
             self.counter == other.counter + segments_joined
@@ -238,14 +237,14 @@ class Assembler:
         return Frame(pieces, first.head_bytes, first.piece_bytes, bool(first.flags & META_UDP))
 
 
-def _same_flow(one: memoryview, other: memoryview, head_bytes: int) -> bool:
-    """Tell whether two UDP templates differ in nothing but identification and what follows from it."""
-    return (
-        head_bytes == UDP4_HEAD
-        and one[12:24] == other[12:24]
-        and one[:2] == other[:2]
-        and one[6:9] == other[6:9]
-    )
+def _same_flow(one: memoryview, other: memoryview) -> bool:
+    """Tell whether two UDP templates differ in nothing but identification and what follows from it.
+
+    The UDP checksum holds only the pseudo-header sum, which the lengths decide.
+    """
+    if one[0] >> 4 == 6:
+        return one[:4] == other[:4] and one[6:44] == other[6:44]
+    return one[:2] == other[:2] and one[6:10] == other[6:10] and one[12:24] == other[12:24]
 
 
 def super_vnet(head: memoryview, flags: int, piece_bytes: int, payload_bytes: int) -> bytes:

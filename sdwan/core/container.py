@@ -1,10 +1,7 @@
 """Containers: one datagram full of small packets, and how they come out again.
 
-Pure. On the way out ``Container`` is filled entry by entry and sealed in place. On the way in
-``unpack`` yields the packets as runs; UDP packets of one flow and size that follow each other come
-out as *one* run, so that a flood of small packets costs one write per dozens. Only packets whose
-checksum is to be finished anyway are joined: the kernel finishes the joined one, and a checksum that
-was broken elsewhere must not be healed on the way.
+Pure. On the way out ``Container`` is filled entry by entry and sealed in place; on the way in
+``unpack`` yields its packets.
 
     entry:  length u16 (bit 15: NEEDS_CSUM) | bucket u8 | bucket sequence u16 | packet
 """
@@ -13,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from sdwan.core.assemble import UDP4_HEAD, VNET_PLAIN, Run
-from sdwan.core.inner import UDP
+from sdwan.core.assemble import VNET_PLAIN, Run
 from sdwan.core.staging import PREFIX_BYTES, ROW_HEAD
 from sdwan.core.wire import (
     ENTRY_FORMAT,
     ENTRY_NEEDS_CSUM,
     HEADER_BYTES,
     META_NEEDS_CSUM,
-    META_UDP,
     TAG_BYTES,
     VERSION,
     Type,
@@ -67,68 +62,22 @@ class Container:
         return view[: end + TAG_BYTES]
 
 
-def unpack(entries: bytes, *, counter: int) -> Iterator[Run]:
-    """Yield the packets of an opened container (its bytes behind the meta), neighbours joined.
+def unpack(entries: memoryview, *, counter: int) -> Iterator[Run]:
+    """Yield the packets of an opened container (its bytes behind the meta), each in own memory.
 
     Raises:
         WireError: an entry is cut short; what came before it has been yielded.
     """
     at, end = 0, len(entries)
-    alike, first, count, expected = b"", 0, 0, 0
     while at < end:
         if at + _ENTRY > end:
             raise WireError(f"container: {end - at} bytes left, an entry needs {_ENTRY}")
-        length_flags, _, sequence = ENTRY_FORMAT.unpack_from(entries, at)
-        packet, at = at + _ENTRY, at + _ENTRY + (length_flags & ~ENTRY_NEEDS_CSUM)
+        length, bucket, sequence = ENTRY_FORMAT.unpack_from(entries, at)
+        flags = META_NEEDS_CSUM if length & ENTRY_NEEDS_CSUM else 0
+        packet, at = at + _ENTRY, at + _ENTRY + (length & ~ENTRY_NEEDS_CSUM)
         if at > end or at == packet:
             raise WireError(f"container: entry of {at - packet} bytes, {end - packet} left")
-        key = _alike(entries, packet, length_flags)
-        if count and key and key == alike and sequence == expected:
-            count += 1
-        else:
-            if count:
-                yield _run(entries, first, count, counter)
-            alike, first, count = key, packet - _ENTRY, 1
-        expected = (sequence + 1) & 0xFFFF
-    if count:
-        yield _run(entries, first, count, counter)
-
-
-def _alike(entries: bytes, packet: int, length_flags: int) -> bytes:
-    """Return what UDP packets of one flow and size have in common; empty if they cannot be joined.
-
-    That is everything but IPv4 identification and header checksum: the UDP checksum still holds
-    only the pseudo-header sum, and the entry's own length and bucket stand before the packet.
-    """
-    if (
-        not length_flags & ENTRY_NEEDS_CSUM
-        or length_flags & ~ENTRY_NEEDS_CSUM <= UDP4_HEAD
-        or entries[packet] != 0x45
-        or entries[packet + 9] != UDP
-    ):
-        return b""
-    return entries[packet - _ENTRY : packet - 2] + entries[packet : packet + 4] + entries[
-        packet + 6 : packet + 10
-    ] + entries[packet + 12 : packet + UDP4_HEAD]  # fmt: skip
-
-
-def _run(entries: bytes, first: int, count: int, counter: int) -> Run:
-    """Return ``count`` alike entries from offset ``first`` as one run."""
-    length_flags, bucket, sequence = ENTRY_FORMAT.unpack_from(entries, first)
-    length = length_flags & ~ENTRY_NEEDS_CSUM
-    packet = first + _ENTRY
-    flags = META_NEEDS_CSUM if length_flags & ENTRY_NEEDS_CSUM else 0
-    if count == 1:
-        frame = bytearray(VNET_PLAIN + entries[packet : packet + length])
-        return Run(
+        frame = bytearray(VNET_PLAIN + entries[packet:at])
+        yield Run(
             memoryview(frame), counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags
         )  # fmt: skip
-    stride = _ENTRY + length
-    starts = range(packet + UDP4_HEAD, packet + count * stride, stride)
-    payloads = [entries[at : at + length - UDP4_HEAD] for at in starts]
-    frame = bytearray(b"".join([VNET_PLAIN, entries[packet : packet + UDP4_HEAD], *payloads]))
-    return Run(
-        memoryview(frame), counter=counter, bucket=bucket, bucket_sequence=sequence,
-        flags=flags | META_UDP, rows=count, segments=0, head_bytes=UDP4_HEAD,
-        piece_bytes=length - UDP4_HEAD,
-    )  # fmt: skip

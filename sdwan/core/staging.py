@@ -28,6 +28,7 @@ from sdwan.model import PATH_CHOOSE
 
 PREFIX_BYTES = HEADER_BYTES + META_BYTES
 ROW_OVERHEAD_BYTES = PREFIX_BYTES + TAG_BYTES
+TEMPLATE_BYTES_MAX = 255 * 4
 SEGMENTS_MAX = 255
 """Segments of one super-packet: a byte on the wire."""
 ROW_HEAD = struct.Struct("!BBBBIBBBBIIIBBH")
@@ -75,11 +76,13 @@ class Rows:
     def stage_super(
         self, packet: npt.NDArray[np.uint8], template_bytes: int, *, receiver: int, class_flags: int,
         meta_flags: int, bucket: int, bucket_sequence: int, counter: int,
+        kind: Type = Type.SUPER, packets_per_row: int = 1,
     ) -> tuple[int, int]:  # fmt: skip
         """Lay a super-packet out, one segment a row; return (rows, bytes of the last datagram).
 
         ``packet`` is the IP packet; its payload behind ``template_bytes`` is cut into pieces of this
-        size of datagram. ``counter`` and ``bucket_sequence`` are those of the first segment.
+        size of datagram. ``counter`` and ``bucket_sequence`` are those of the first segment. With
+        ``kind`` BUNDLE a row carries ``packets_per_row`` segments (all segments are equal).
         """
         prefix = PREFIX_BYTES + template_bytes
         piece = self.datagram_bytes - prefix - TAG_BYTES
@@ -88,7 +91,8 @@ class Rows:
         count = full + (rest > 0)
         head = self._head
         ROW_HEAD.pack_into(
-            head, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, Type.SUPER, 0, count,
+            head, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, kind, 0,
+            count if kind == Type.SUPER else packets_per_row,
             template_bytes >> 2, 0, 0, 0, bucket, meta_flags, 0,
         )  # fmt: skip
         head[PREFIX_BYTES:prefix] = packet[:template_bytes].data
@@ -99,8 +103,15 @@ class Rows:
         ].reshape(full, piece)
         if rest:
             array[full, prefix : prefix + rest] = packet[template_bytes + full * piece :]
-        self._indices[:count] = _RAMP8[:count]
-        self._number(count, counter, bucket_sequence)
+        if kind == Type.SUPER:
+            self._indices[:count] = _RAMP8[:count]
+        elif rest:
+            array[full, 10] = rest * packets_per_row // piece
+        # The arrays wrap like the fields on the wire do.
+        self._counters[:count] = _RAMP32[:count] + np.uint32(counter & 0xFFFFFFFF)
+        self._bucket_sequences[:count] = _RAMP16[:count] * np.uint16(packets_per_row) + np.uint16(
+            bucket_sequence
+        )
         return count, self.datagram_bytes if not rest else prefix + rest + TAG_BYTES
 
     def stage_single(
@@ -114,11 +125,6 @@ class Rows:
             counter & 0xFFFFFFFF, 0, 0, bucket, meta_flags, bucket_sequence,
         )  # fmt: skip
         self.array[row, PREFIX_BYTES:-TAG_BYTES] = packet
-
-    def _number(self, count: int, counter: int, bucket_sequence: int) -> None:
-        # The arrays wrap like the fields on the wire do.
-        self._counters[:count] = _RAMP32[:count] + np.uint32(counter & 0xFFFFFFFF)
-        self._bucket_sequences[:count] = _RAMP16[:count] + np.uint16(bucket_sequence)
 
 
 class Stage:

@@ -45,11 +45,12 @@ REKEY_AFTER_DATAGRAMS = 1 << 28
 
 
 class Type(IntEnum):
-    """Datagram types. DATA (super, single, container) shares one counter; CONTROL has its own."""
+    """Datagram types. DATA (the first four) shares one counter; CONTROL has its own."""
 
     SUPER = 0x01
     SINGLE = 0x02
     CONTAINER = 0x03
+    BUNDLE = 0x04
     PROBE = 0x10
     PROBE_REPLY = 0x11
     CONTROL = 0x20
@@ -58,7 +59,7 @@ class Type(IntEnum):
     COOKIE = 0x32
 
 
-DATA_TYPES = frozenset({Type.SUPER, Type.SINGLE, Type.CONTAINER})
+DATA_TYPES = frozenset({Type.SUPER, Type.SINGLE, Type.CONTAINER, Type.BUNDLE})
 
 _HEADER = struct.Struct("!BBBBIBBBBIII")
 

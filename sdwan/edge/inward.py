@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise, repeat
 from time import monotonic_ns
 
@@ -22,7 +22,7 @@ from sdwan.core.container import unpack
 from sdwan.core.inner import segment_bytes
 from sdwan.core.messages import next_counter_of
 from sdwan.core.session import Session, consume
-from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES, Type, widen
+from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, META_UDP, TAG_BYTES, Type, widen
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.peer import Peer
 from sdwan.errors import OpenError, WireError
@@ -181,7 +181,7 @@ class Inward:
             self._drop(DropReason.SHORT, stop - start)
         elif kind == Type.SUPER:
             self._open_super(burst, start, stop, head, session)
-        elif kind in (Type.SINGLE, Type.CONTAINER):
+        elif kind in DATA_TYPES:
             self._open_packets(burst, start, head, session, kind)
         elif kind == Type.CONTROL:
             self._open_control(burst, start, head, session)
@@ -282,7 +282,7 @@ class Inward:
         return self._slots[self._slot]
 
     def _open_packets(self, burst: Burst, row: int, head: Head, session: Session, kind: int) -> None:
-        """Open one SINGLE or CONTAINER datagram."""
+        """Open one SINGLE, CONTAINER or BUNDLE datagram."""
         peer = self._peers[session.peer_number]
         at, size = row * burst.stride, burst.row_bytes(row)
         end = SLOT_LEAD + size - HEADER_BYTES - TAG_BYTES
@@ -306,19 +306,8 @@ class Inward:
             self._drop(DropReason.REPLAYED, 1)
             return
         self._note(peer, link, counter, 1)
-        if kind == Type.SINGLE:
-            bucket, flags, sequence = _META.unpack_from(slot.view, SLOT_LEAD)
-            frame = slot.view[:end]
-            self._delivery.admit(
-                peer, Run(frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags)
-            )
-        else:
-            self._unpack(peer, bytes(slot.view[SLOT_LEAD + META_BYTES : end]), counter)
-
-    def _unpack(self, peer: Peer, entries: bytes, counter: int) -> None:
-        """Admit every packet of a container."""
         try:
-            for run in unpack(entries, counter=counter):
+            for run in _contents(slot.view[:end], head, counter):
                 self._delivery.admit(peer, run)
         except WireError:
             self._drop(DropReason.BAD_INNER, 1)
@@ -382,3 +371,27 @@ class Inward:
             order.checkpoint(self._now_ns)
         if link is not None:
             order.note_link(*link, counter, counter + rows - 1)
+
+
+def _contents(frame: memoryview, head: Head, counter: int) -> Iterable[Run]:
+    """Return what an opened SINGLE, CONTAINER or BUNDLE holds.
+
+    Raises:
+        WireError: it does not hold what its type says (raised while iterating, for a container).
+    """
+    word = head[_WORD]
+    if word >> 24 == Type.CONTAINER:
+        return unpack(frame[SLOT_LEAD + META_BYTES :], counter=counter)
+    bucket, flags, sequence = _META.unpack_from(frame, SLOT_LEAD)
+    rows, head_bytes, piece = 1, 0, 0
+    if word >> 24 == Type.BUNDLE:
+        rows, head_bytes = word >> 8 & 0xFF, (word & 0xFF) << 2
+        piece, rest = divmod(len(frame) - VNET_BYTES - head_bytes, rows or 1)
+        if rest or piece <= 0 or not rows or not head_bytes or not flags & META_UDP:
+            raise WireError(f"bundle of {rows} packets behind {head_bytes} bytes of template")
+    return (
+        Run(
+            frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags, rows=rows,
+            segments=1 if not head_bytes else 0, head_bytes=head_bytes, piece_bytes=piece,
+        ),
+    )  # fmt: skip

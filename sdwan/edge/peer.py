@@ -77,6 +77,15 @@ class Peer:
     def __post_init__(self) -> None:
         self.order = Reorder(self.window, self.held_bytes)
 
+    def advance(self, bucket: int, *, datagrams: int, packets: int, size_bytes: int) -> None:
+        """Count what was staged; the bucket's sequence counts packets, the counter datagrams."""
+        self.bucket_sequences[bucket] = (self.bucket_sequences[bucket] + packets) & 0xFFFF
+        self.next_counter += datagrams
+        self.tx_datagrams += datagrams
+        self.tx_packets += packets
+        self.tx_bytes += size_bytes
+        self.dirty = True
+
     def begin_anew(self, incarnation: int) -> None:
         """Forget receive order and replay state: the peer's data plane is another process now."""
         hole_wait_ns = self.order.hole_wait_ns
@@ -95,3 +104,7 @@ class Peer:
         if len(self.senders) > 1:
             self.senders.append(self.senders.pop(0))
             self.send = self.senders[0].sendmsg
+
+
+Flow = tuple[Peer, int]
+"""Peer and flow bucket: what classification finds."""

@@ -1,0 +1,165 @@
+"""Packing: packets that are no super-packets, put together so that they cost little.
+
+Data-plane process; used by sdwan.edge.outward. Three ways, in this order of preference:
+
+  streak      equal UDP packets of one flow become a super-packet: small ones several to a datagram
+              (BUNDLE), large ones one to a datagram (SUPER);
+  container   small packets of any flow to the same peer share a datagram;
+  row         larger ones of equal size share a GSO burst (SINGLE).
+
+Everything leaves at the latest when the TUN is empty: nothing waits for company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sdwan.core import wire
+from sdwan.core.coalesce import Coalescer
+from sdwan.core.container import Container
+from sdwan.core.inner import clamp_mss, maybe_syn, transport
+from sdwan.core.staging import ROW_OVERHEAD_BYTES, Rows, Stage
+from sdwan.core.wire import META_NEEDS_CSUM, META_UDP, Type
+from sdwan.edge.peer import Flow, Peer
+from sdwan.edge.sender import Sender
+from sdwan.errors import WireError
+from sdwan.model import DropReason
+
+# Implementation constants -------------------------------------------------------------------------
+
+SMALL_BYTES = 600
+"""Packets up to this size share a container: two fit a datagram."""
+
+
+class Packing:
+    """What waits for the end of this round of reading. A peer's session cannot change meanwhile."""
+
+    def __init__(self, sender: Sender, *, drop: Callable[[DropReason, int], None]) -> None:
+        self._sender = sender
+        self._drop = drop
+        self._stage = Stage()
+        self._streak = Coalescer()
+        self._rows: tuple[Peer, Rows] | None = None
+        self._rows_count = 0
+        self._container = Container()
+        self._container_peer: Peer | None = None
+
+    def take(self, flow: Flow, packet: memoryview, *, needs_csum: bool) -> None:
+        """Take one whole packet (the memory may be used again afterwards)."""
+        peer = flow[0]
+        if len(packet) + ROW_OVERHEAD_BYTES > peer.datagram_bytes:
+            self._drop(DropReason.TOO_BIG, 1)
+            return
+        if maybe_syn(packet):
+            clamp_mss(packet, peer.datagram_bytes - ROW_OVERHEAD_BYTES, needs_csum=needs_csum)
+        if needs_csum:
+            if self._streak.count:
+                if self._streak.add(flow, packet):
+                    return
+                self._flush_streak()
+            if self._streak.begin(flow, packet):
+                return
+            if not _mendable(packet):
+                self._drop(DropReason.BAD_OFFLOAD, 1)
+                return
+        self._pack(flow, packet, needs_csum)
+
+    def flush(self) -> None:
+        """Send everything that was taken."""
+        if self._streak.count:
+            self._flush_streak()
+        if self._rows_count:
+            self._flush_rows()
+        if self._container_peer is not None:
+            self._flush_container()
+
+    # streaks ----------------------------------------------------------------------------------
+
+    def _flush_streak(self) -> None:
+        streak = self._streak
+        flow: Flow = streak.owner  # type: ignore[assignment]
+        if streak.count == 1:
+            self._pack(flow, streak.only(), True)
+            return
+        peer, bucket = flow
+        count, piece, template = streak.count, streak.piece_bytes, streak.head_bytes
+        fit = (peer.datagram_bytes - ROW_OVERHEAD_BYTES - template) // piece
+        packet = streak.joined()
+        rows = self._stage.rows(ROW_OVERHEAD_BYTES + template + fit * piece)
+        session = peer.session
+        assert session is not None
+        datagrams, last_bytes = rows.stage_super(
+            packet, template, receiver=session.remote_index, class_flags=0,
+            meta_flags=META_NEEDS_CSUM | META_UDP, bucket=bucket,
+            bucket_sequence=peer.bucket_sequences[bucket], counter=peer.next_counter,
+            kind=Type.SUPER if fit == 1 else Type.BUNDLE, packets_per_row=fit,
+        )  # fmt: skip
+        peer.advance(bucket, datagrams=datagrams, packets=count, size_bytes=packet.shape[0])
+        session.seal_rows(rows, datagrams, last_bytes)
+        self._sender.send_rows(peer, rows, datagrams, last_bytes)
+
+    # containers and rows ------------------------------------------------------------------------
+
+    def _pack(self, flow: Flow, packet: memoryview, needs_csum: bool) -> None:
+        peer, bucket = flow
+        if len(packet) <= SMALL_BYTES:
+            self._into_container(peer, bucket, packet, needs_csum)
+        else:
+            self._into_row(peer, bucket, packet, needs_csum)
+
+    def _into_container(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
+        container = self._container
+        if self._container_peer is not None and (
+            self._container_peer is not peer or not container.room(len(packet), peer.datagram_bytes)
+        ):
+            self._flush_container()
+        length_flags = len(packet) | (wire.ENTRY_NEEDS_CSUM if needs_csum else 0)
+        container.add(packet, length_flags, bucket, peer.bucket_sequences[bucket])
+        self._container_peer = peer
+        peer.advance(bucket, datagrams=0, packets=1, size_bytes=len(packet))
+
+    def _flush_container(self) -> None:
+        peer, self._container_peer = self._container_peer, None
+        assert peer is not None and peer.session is not None
+        session = peer.session
+        datagram = self._container.seal(
+            session.seal_into, receiver=session.remote_index, class_flags=0, counter=peer.next_counter
+        )
+        session.sealed += 1
+        peer.advance(0, datagrams=1, packets=0, size_bytes=0)
+        self._sender.send(peer, datagram, (), 1)
+
+    def _into_row(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
+        rows = self._stage.rows(len(packet) + ROW_OVERHEAD_BYTES)
+        if self._rows_count and (
+            self._rows != (peer, rows) or self._rows_count >= min(rows.capacity, peer.burst_segments)
+        ):
+            self._flush_rows()
+        session = peer.session
+        assert session is not None
+        rows.stage_single(
+            self._rows_count, np.frombuffer(packet, dtype=np.uint8), receiver=session.remote_index,
+            class_flags=0, meta_flags=META_NEEDS_CSUM if needs_csum else 0, bucket=bucket,
+            bucket_sequence=peer.bucket_sequences[bucket], counter=peer.next_counter,
+        )  # fmt: skip
+        self._rows = (peer, rows)
+        self._rows_count += 1
+        peer.advance(bucket, datagrams=1, packets=1, size_bytes=len(packet))
+
+    def _flush_rows(self) -> None:
+        assert self._rows is not None
+        (peer, rows), count = self._rows, self._rows_count
+        self._rows_count = 0
+        assert peer.session is not None
+        peer.session.seal_rows(rows, count, rows.datagram_bytes)
+        self._sender.send_rows(peer, rows, count, rows.datagram_bytes)
+
+
+def _mendable(packet: memoryview) -> bool:
+    """Tell whether the far end will find the checksum that it has to finish."""
+    try:
+        return transport(packet)[0] in (6, 17)
+    except WireError:
+        return False
