@@ -146,7 +146,12 @@ _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)")
 def ping(source: Namespace, address: str, *, count: int = 20, interval_s: float = 0.02) -> PingResult:
     """Ping ``count`` times; none answered is a result, not an error (times are then infinite)."""
     command = ["ping", "-n", "-q", "-c", str(count), "-i", f"{interval_s:g}", "-W", "1", address]
-    text = source.run(command, accept=(0, 1), timeout_s=count * interval_s + PATIENCE_S)
+    try:
+        text = source.run(command, accept=(0, 1), timeout_s=count * interval_s + PATIENCE_S)
+    except LabError as error:
+        if "unreachable" not in str(error):
+            raise
+        text = f"{count} packets transmitted, 0 received"
     counts, times = _COUNTS.search(text), _TIMES.search(text)
     if counts is None:
         raise LabError(f"ping said {text[-200:]!r}")
