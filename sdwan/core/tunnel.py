@@ -1,0 +1,369 @@
+"""The tunnel to one peer: joins sessions, paths, reports, roaming and the schedule. The pure mind of control.
+
+Pure; one ``Tunnel`` per peer, owned by ``sdwan.edge.site``. In come events (something was opened, the
+kernel sent something, a link changed, time passed), out come actions (sdwan.core.actions) for the shell to
+carry out in order. Nothing here waits, reads a clock or draws a random number by itself, so a pair of
+tunnels runs in virtual time in the tests exactly as it runs on the wire.
+
+What is decided where: which session seals, in ``epochs``; whether a path is alive, in ``liveness``; what it
+carries, in ``capacity``; how large its packets may be, in ``mtu``; whose address it has, in ``roaming``;
+which share it gets, in ``schedule``. This file only carries news between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sdwan.core import epochs
+from sdwan.core.actions import (
+    Action,
+    Event,
+    MovePath,
+    SendControl,
+    SetPathMtu,
+    SetShape,
+    SetShares,
+)
+from sdwan.core.epochs import Epochs
+from sdwan.core.handshake import SessionKeys
+from sdwan.core.holewait import HoleWait
+from sdwan.core.messages import (
+    Challenge,
+    ChallengeResponse,
+    Close,
+    Hello,
+    Keepalive,
+    Message,
+    MtuAck,
+    MtuProbe,
+    Report,
+    decode,
+    encode,
+)
+from sdwan.core.path import OUTER_HEADERS_BYTES, PPM, Pace, Path, Place
+from sdwan.core.probe import Entropy
+from sdwan.core.report import Inbound, Reporter
+from sdwan.core.roaming import Roaming, Whereabouts
+from sdwan.core.schedule import Decision, decide, is_other_burst, is_worth_writing
+from sdwan.model import PathState
+
+# Implementation constants ------------------------------------------------------------------------
+
+MILLISECOND_NS = 10**6
+REPORT_PATHS = 2
+"""Paths each report travels on: losing one costs nothing."""
+REPORT_BYTES = 150
+"""On the wire, of a peer with two paths."""
+REPORT_COST = 0.01
+"""Part of a path's rate that reports may take."""
+REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
+HELLO_NS = 30_000 * MILLISECOND_NS
+JUDGE_NS = 10 * MILLISECOND_NS
+"""How often silence is looked for while something is due."""
+
+_U32 = 0xFFFFFFFF
+
+
+class Tunnel:
+    """All control state about one peer."""
+
+    def __init__(self, *, connects: bool, pace: Pace, entropy: Entropy, now_ns: int) -> None:
+        """Begin without a session and without a path.
+
+        Args:
+            connects: we number the paths and keep a session up; otherwise we wait for the peer.
+            entropy: unpredictable bytes, for tokens and jitter.
+        """
+        self.connects = connects
+        self.pace = pace
+        self.epochs = Epochs(connects=connects, entropy=entropy)
+        self.paths: dict[int, Path] = {}
+        self.roaming = Roaming(entropy=entropy)
+        self.reporter = Reporter(interval_ns=pace.report_ns)
+        self.hole_wait = HoleWait()
+        self.next_counter = 0
+        """The data plane's next DATA counter for this peer."""
+        self._entropy = entropy
+        self._report_number: int | None = None
+        self._report_ns = 0
+        """When the newest report arrived."""
+        self._hello_ns = now_ns
+        self._decision: Decision | None = None
+        self._shape: SetShape | None = None
+        self._mtu_told: dict[int, int] = {}
+
+    # Sessions ---------------------------------------------------------------------------------------
+
+    def on_established(self, keys: SessionKeys, *, now_ns: int) -> list[Action]:
+        """Take the keys of a completed handshake."""
+        actions = self._of_epochs(self.epochs.on_established(keys, now_ns=now_ns))
+        return actions + (self._hellos(now_ns) if keys.initiator else [])
+
+    def on_confirmed(self, local_index: int, *, now_ns: int) -> list[Action]:
+        """Note that the peer has shown to have the keys of this session."""
+        before = self.epochs.sealing
+        actions = self._of_epochs(self.epochs.on_confirmed(local_index, now_ns=now_ns))
+        sealing = self.epochs.sealing
+        if sealing is None or sealing is before:
+            return actions
+        return actions + self._hellos(now_ns)
+
+    def on_wanted(self, *, now_ns: int) -> list[Action]:
+        """Note that traffic waits for a session, or that the one there is nears its counter limit."""
+        self.epochs.on_wanted()
+        return self._of_epochs(self.epochs.on_timer(now_ns=now_ns))
+
+    def restart(self, *, now_ns: int) -> list[Action]:
+        """Forget sessions and counters because our data plane is another process now; keep the paths."""
+        self.reporter = Reporter(interval_ns=self.pace.report_ns)
+        self.roaming.forget()
+        self._shape = None
+        self._report_number = None
+        for path in self.paths.values():
+            path.sent.forget()
+        return self._of_epochs(self.epochs.restart())
+
+    def close(self) -> list[Action]:
+        """Say goodbye on the paths reports travel on."""
+        if self.epochs.sealing is None:
+            return []
+        return [SendControl(encode(Close(path.number)), path=path.number) for path in self._best_paths()]
+
+    # Paths ------------------------------------------------------------------------------------------
+
+    def set_place(self, number: int, place: Place, *, now_ns: int) -> list[Action]:
+        """Create a path, or tell it where it leads now and how its link is."""
+        path = self.paths.get(number)
+        if path is None:
+            path = self.paths[number] = Path(
+                number, place, pace=self.pace, entropy=self._entropy, now_ns=now_ns
+            )
+            path.on_place(place, now_ns=now_ns)
+            return self._hello(path) + self._reshape()
+        before = path.state
+        is_news = place != path.place
+        path.on_place(place, now_ns=now_ns)
+        actions = path.changed(before, now_ns=now_ns) + self._reshape()
+        return (self._hello(path) if is_news else []) + actions
+
+    def remove_path(self, number: int) -> list[Action]:
+        """Forget a path."""
+        if self.paths.pop(number, None) is None:
+            return []
+        self._mtu_told.pop(number, None)
+        return self._reshape()
+
+    # What arrived -----------------------------------------------------------------------------------
+
+    def on_opened(
+        self, path_number: int, whereabouts: Whereabouts, plaintext: bytes, *, now_ns: int
+    ) -> list[Action]:
+        """Take an opened CONTROL message, or (empty) word that data came from a new address.
+
+        Args:
+            path_number: the path byte of its header; not authenticated, so it only leads to a challenge.
+
+        Raises:
+            WireError: the plaintext is no control message.
+        """
+        message = decode(plaintext) if plaintext else None
+        actions: list[Action] = []
+        if not isinstance(message, ChallengeResponse):
+            actions += self._on_seen(path_number, whereabouts, now_ns)
+        return actions + (self._on_message(message, whereabouts, now_ns) if message else [])
+
+    def on_inbound(self, inbound: Sequence[Inbound], *, next_counter: int, now_ns: int) -> list[Action]:
+        """Take the counters of what was opened, per path."""
+        self.next_counter = next_counter
+        self.reporter.on_inbound(inbound)
+        return self._reshape() if self.hole_wait.on_inbound(inbound, now_ns=now_ns) else []
+
+    def on_sent(self, path_number: int, sends: Iterable[tuple[int, int, int, int]]) -> None:
+        """Take ring records of one path: (first sequence, datagrams, type, time_ns) each, oldest first."""
+        path = self.paths.get(path_number)
+        if path is not None:
+            for send in sends:
+                path.sent.note(*send)
+
+    def on_probe_reply(self, path_number: int, token: int, rtt_ns: int) -> None:
+        """Take the round trip time the kernel noted for a probe."""
+        path = self.paths.get(path_number)
+        if path is not None:
+            path.prober.on_reply(token, rtt_ns)
+
+    # Time -------------------------------------------------------------------------------------------
+
+    def next_timer_ns(self, now_ns: int) -> int:
+        """Return when ``on_timer`` is next due."""
+        due = [self.epochs.next_timer_ns()]
+        if self.epochs.sealing is not None:
+            due += [self.reporter.next_timer_ns(), self._hello_ns + HELLO_NS]
+            due += [path.next_timer_ns(now_ns) for path in self.paths.values()]
+            if any(path.sent.oldest_due_ns() is not None for path in self.paths.values()):
+                due.append(now_ns + JUDGE_NS)
+        return min((moment for moment in due if moment is not None), default=now_ns + HELLO_NS)
+
+    def on_timer(self, *, now_ns: int) -> list[Action]:
+        """Do what is due."""
+        actions = self._of_epochs(self.epochs.on_timer(now_ns=now_ns))
+        if self.epochs.sealing is None:
+            return actions
+        report_ns = self.reporter.next_timer_ns()
+        if report_ns is not None and report_ns <= now_ns:
+            actions += self._report(now_ns)
+        if now_ns >= self._hello_ns + HELLO_NS:
+            actions += self._hellos(now_ns)
+        for path in self.paths.values():
+            before = path.state
+            path.judge(age_ns=None, report_ns=self._report_ns, now_ns=now_ns)
+            actions += path.on_timer(next_counter=self.next_counter, now_ns=now_ns)
+            actions += path.changed(before, now_ns=now_ns)
+        return actions + self._reshape()
+
+    # How: messages ----------------------------------------------------------------------------------
+
+    def _on_seen(self, path_number: int, whereabouts: Whereabouts, now_ns: int) -> list[Action]:
+        """Challenge a new address; a site that numbers the paths itself learns no new ones."""
+        path = self.paths.get(path_number)
+        if path is None and self.connects:
+            return []
+        if path is not None and path.place.whereabouts.remote == whereabouts.remote:
+            return []
+        token = self.roaming.on_seen(path_number, whereabouts, now_ns=now_ns)
+        if token is None:
+            return []
+        return [SendControl(encode(Challenge(path_number, token)), path=path_number, to=whereabouts)]
+
+    def _on_message(self, message: Message, whereabouts: Whereabouts, now_ns: int) -> list[Action]:
+        path = self.paths.get(message.path)
+        match message:
+            case Report():
+                return self._on_report(message, now_ns)
+            case Close():
+                closed: list[Action] = [Event("peer_closed")]
+                return closed + self._of_epochs(self.epochs.on_closed(now_ns=now_ns))
+            case MtuProbe(number, size_bytes, count):
+                return [SendControl(encode(MtuAck(number, size_bytes, count)))]
+            case ChallengeResponse(number, token):
+                if not self.roaming.on_response(number, token, whereabouts, now_ns=now_ns):
+                    return []
+                return [MovePath(number, whereabouts)]
+            case Challenge(number, token) if path is not None:
+                return [SendControl(encode(ChallengeResponse(number, token)), path=number)]
+            case Hello(_, receive_rate_bps, weight_ppm) if path is not None:
+                path.on_hello(receive_rate_bps, weight_ppm)
+                return self._reshape()
+            case MtuAck(_, size_bytes, _) if path is not None:
+                path.mtu.on_ack(size_bytes, now_ns=now_ns)
+                return self._reshape()
+        return []
+
+    def _on_report(self, report: Report, now_ns: int) -> list[Action]:
+        self.reporter.on_report_received()
+        known = self._report_number
+        if known is not None and not 0 < (report.number - known) & _U32 <= _U32 >> 1:
+            return []  # its twin on another path was faster
+        self._report_number = report.number
+        self._report_ns = now_ns
+        actions: list[Action] = []
+        has_window = False
+        for row in report.paths:
+            path = self.paths.get(row.path)
+            if path is None:
+                continue
+            before = path.state
+            has_window |= path.on_report(row, report_ns=now_ns, now_ns=now_ns)
+            actions += path.changed(before, now_ns=now_ns)
+        if has_window:
+            self._balance()
+        return actions + (self._reshape() if has_window or actions else [])
+
+    def _report(self, now_ns: int) -> list[Action]:
+        report = self.reporter.make(next_counter=self.next_counter, now_ns=now_ns)
+        best = self._best_paths()
+        slowest_bps = min((p.rate.capacity_bps for p in best if p.rate.capacity_bps), default=0)
+        if slowest_bps:
+            affordable_ns = int(REPORT_BYTES * 8 * 10**9 / (REPORT_COST * slowest_bps))
+            self.reporter.interval_ns = max(self.pace.report_ns, min(affordable_ns, REPORT_SLOWEST_NS))
+        return [
+            SendControl(
+                encode(Report(path.number, report.number, report.next_counter, report.paths)),
+                path=path.number,
+            )
+            for path in best
+        ]
+
+    def _hellos(self, now_ns: int) -> list[Action]:
+        self._hello_ns = now_ns
+        return [action for path in self.paths.values() for action in self._hello(path)]
+
+    def _hello(self, path: Path) -> list[Action]:
+        if self.epochs.sealing is None or not path.place.link_up:
+            return []
+        place = path.place
+        hello = Hello(path.number, place.rate_down_bps or 0, min(round(place.weight * PPM), _U32))
+        return [SendControl(encode(hello), path=path.number)]
+
+    def _of_epochs(self, wanted: Iterable[epochs.Action]) -> list[Action]:
+        """Pass the actions of the sessions on; a keepalive becomes a message, a new session a line."""
+        actions: list[Action] = []
+        for action in wanted:
+            if isinstance(action, epochs.SendKeepalive):
+                keepalive = encode(Keepalive(0, self.next_counter))
+                actions.append(SendControl(keepalive, local_index=action.local_index))
+                continue
+            if isinstance(action, epochs.Install):
+                self._report_number = None
+            actions.append(action)
+        return actions
+
+    # How: the schedule ------------------------------------------------------------------------------
+
+    def _best_paths(self) -> list[Path]:
+        """Return the paths reports travel on: the fastest UP ones, others only for want of those."""
+        usable = [path for path in self.paths.values() if path.place.link_up]
+        far_ns = REPORT_SLOWEST_NS * 100
+        usable.sort(key=lambda path: (path.state is not PathState.UP, path.rtt_ns or far_ns))
+        return usable[:REPORT_PATHS]
+
+    def _balance(self) -> None:
+        """Let paths without a queue grow beside one that is full."""
+        if any(path.rate.is_full for path in self.paths.values()):
+            for path in self.paths.values():
+                path.rate.grow()
+
+    def _reshape(self) -> list[Action]:
+        """Return what changed in shares, sizes and waits."""
+        actions: list[Action] = []
+        for path in self.paths.values():
+            if self._mtu_told.get(path.number) != path.mtu.size_bytes:
+                self._mtu_told[path.number] = path.mtu.size_bytes
+                actions.append(SetPathMtu(path.number, path.mtu.size_bytes))
+        decision = decide([path.view() for path in self.paths.values()])
+        if is_worth_writing(self._decision, decision):
+            self._decision = decision
+            actions.append(SetShares(decision))
+        shape = SetShape(self._datagram_bytes(), decision.burst_segments, self.hole_wait.wait_us)
+        if self._shape is None or _is_other_shape(self._shape, shape):
+            self._shape = shape
+            actions.append(shape)
+        return actions
+
+    def _datagram_bytes(self) -> int:
+        """Return the largest UDP payload every usable path takes.
+
+        A path still searching does not shrink the others' datagrams: the kernel keeps what is too large off
+        it.
+        """
+        usable = [p for p in self.paths.values() if p.state is PathState.UP] or list(self.paths.values())
+        found = [path for path in usable if path.mtu.is_complete] or usable
+        sizes = [path.mtu.size_bytes - OUTER_HEADERS_BYTES[path.place.ipv6] for path in found]
+        return min(sizes, default=1200 - OUTER_HEADERS_BYTES[False])
+
+
+def _is_other_shape(old: SetShape, new: SetShape) -> bool:
+    return (
+        old.datagram_bytes != new.datagram_bytes
+        or old.hole_wait_us != new.hole_wait_us
+        or is_other_burst(old.burst_segments, new.burst_segments)
+    )
