@@ -39,6 +39,7 @@ class _Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     MAP_LOOKUP_BATCH = 24
 
@@ -176,10 +177,10 @@ def _text(raw: bytes) -> str:
 def map_info(descriptor: int) -> MapInfo:
     """Describe a map."""
     raw = _info(descriptor, 88)
-    fields = struct.unpack_from("6I", raw)
+    kind, number, key_bytes, value_bytes, max_entries, flags = struct.unpack_from("6I", raw)
     name = _text(raw[24 : 24 + _NAME_BYTES])
     (btf_id,) = struct.unpack_from("I", raw, 64)
-    return MapInfo(*fields, name=name, has_btf=btf_id != 0)
+    return MapInfo(kind, number, key_bytes, value_bytes, max_entries, flags, name, btf_id != 0)
 
 
 def program_info(descriptor: int) -> ProgramInfo:
@@ -190,6 +191,20 @@ def program_info(descriptor: int) -> ProgramInfo:
     (loaded_at_ns,) = struct.unpack_from("Q", raw, 40)
     name = _text(raw[64 : 64 + _NAME_BYTES])
     return ProgramInfo(kind, number, name, raw[8:16].hex(), jited, translated // 8, loaded_at_ns)
+
+
+def program_name(number: int) -> str:
+    """Return the name of the program with this id (at most 15 characters); empty if it is gone."""
+    try:
+        descriptor, _ = _call(_Command.PROG_GET_FD_BY_ID, struct.pack("III", number, 0, 0))
+    except BpfCallError as error:
+        if error.errno == errno.ENOENT:
+            return ""
+        raise
+    try:
+        return program_info(descriptor).name
+    finally:
+        os.close(descriptor)
 
 
 def possible_cpus() -> int:

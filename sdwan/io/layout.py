@@ -72,8 +72,8 @@ def read_layout(pin_root: Path) -> Layout:
 def _dtype(description: dict[str, Any]) -> np.dtype[Any]:
     if "format" in description:
         return np.dtype(description["format"])
-    formats = [_format(entry) for entry in description["formats"]]
-    return np.dtype({**description, "formats": formats})
+    whole: Any = {**description, "formats": [_format(entry) for entry in description["formats"]]}
+    return np.dtype(whole)
 
 
 def _format(entry: Any) -> Any:

@@ -35,6 +35,8 @@ _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 0x3
 
 _ADDRESS_SCOPE_LINK = 253
 
+_XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offload"}
+
 T = TypeVar("T")
 
 
@@ -140,8 +142,6 @@ def _link(message: Any, addresses: tuple[str, ...]) -> Link:
     flags = message["flags"]
     info = message.get_attr("IFLA_LINKINFO")
     xdp = message.get_attr("IFLA_XDP")
-    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
-    mode_names = {1: "native", 2: "generic", 3: "offload", 4: "several"}
     return Link(
         name=name,
         index=message["index"],
@@ -152,7 +152,7 @@ def _link(message: Any, addresses: tuple[str, ...]) -> Link:
         driver=_driver(name),
         ethernet=message["ifi_type"] in _ARPHRD_WITH_ETHERNET_HEADER,
         addresses=addresses,
-        xdp=mode_names.get(_number(mode), ""),
+        xdp=_XDP_MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED"), "") if xdp else "",
     )
 
 
@@ -160,10 +160,6 @@ def has_carrier(flags: int) -> bool:
     """Tell from ifinfomsg flags whether a link can carry packets now."""
     wanted = IFF_UP | IFF_RUNNING | IFF_LOWER_UP
     return flags & wanted == wanted
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _attribute(message: Any, *names: str) -> Any:

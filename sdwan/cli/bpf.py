@@ -1,0 +1,383 @@
+"""The `sdwan-bpf` command: attach the kernel programs, detach them, look at them, set weights by hand.
+
+Everything it makes stays in the kernel when it ends. It also works alone, with no tunnel configured:
+then it counts what crosses the interfaces and changes nothing. Each command prints a table, or JSON with
+--json, whose keys are stable.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from sdwan.cli import output
+from sdwan.cli.entry import EXIT_CODES_HELP, run
+from sdwan.errors import KernelError
+from sdwan.io import attach as attaching
+from sdwan.io import bpf, entry
+from sdwan.io.attach import Attached, Hook, Status
+from sdwan.io.layout import DEFAULT_PIN_ROOT
+from sdwan.io.maps import Maps, Weights
+from sdwan.model import CLASSES, PATHS_PER_PEER, PEERS_MAX_DEFAULT, SteerMode
+
+# Implementation constants ----------------------------------------------------------------------------
+
+WATCH_INTERVAL_S = 1.0
+
+ARRIVED = ("received", "lost", "late", "duplicate", "suspect")
+"""Fields of struct rx_state an operator asks for."""
+
+NOTHING_CONFIGURED = (
+    "no tunnel is configured: traffic is counted and not touched; 'sdwan edge run' configures one"
+)
+
+pins_option = click.option(
+    "--pins",
+    "pin_root",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_PIN_ROOT,
+    show_default=True,
+    help="Where programs and maps are pinned; a second site on one machine needs its own.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+entry_option = click.option(
+    "--entry-name", default=entry.DEFAULT_NAME, show_default=True, help="Name of the entry device."
+)
+
+
+@click.group(epilog=EXIT_CODES_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def sdwan_bpf(debug: bool) -> None:
+    """Attach, detach and look at the kernel programs."""
+
+
+def _print(as_json: bool, data: Any, view: Callable[[], RenderableType]) -> None:
+    if as_json:
+        click.echo(json.dumps(data, indent=1))
+    else:
+        output.console().print(view())
+
+
+# Attach and detach -----------------------------------------------------------------------------------
+
+
+@sdwan_bpf.command()
+@click.argument("interfaces", nargs=-1, required=True, metavar="IFACE...")
+@click.option(
+    "--hook",
+    type=click.Choice([hook.value for hook in Hook]),
+    default=Hook.AUTO.value,
+    show_default=True,
+    help="Where received packets are judged: native XDP, TC ingress, or whichever suits the device.",
+)
+@click.option(
+    "--peers",
+    "peers_max",
+    type=click.IntRange(2, 4096),
+    default=PEERS_MAX_DEFAULT,
+    show_default=True,
+    help="Peers the maps are sized for.",
+)
+@pins_option
+@click.option("--entry/--no-entry", "with_entry", default=True, help="Also make and attach the entry device.")
+@entry_option
+@json_option
+def attach(
+    interfaces: tuple[str, ...],
+    hook: str,
+    peers_max: int,
+    pin_root: Path,
+    with_entry: bool,
+    entry_name: str,
+    as_json: bool,
+) -> None:
+    """Compile the programs, pin them and attach them to IFACE...
+
+    Attaching again replaces programs without losing a packet and keeps all counters.
+    """
+    bpf.check_system(pin_root)
+    attaching.check_links(interfaces)
+    built = bpf.build(pin_root, peers_max=peers_max)
+    attached = attaching.attach(
+        interfaces, pin_root, hook=Hook(hook), entry_name=entry_name if with_entry else None
+    )
+    status = attaching.status(pin_root)
+    data = {
+        "pins": str(pin_root),
+        "kept_counters": built.adopted,
+        "links": [{**asdict(link), "hook": link.hook.value} for link in attached],
+        "tunnel_configured": bool(status.port),
+    }
+    _print(as_json, data, lambda: _attach_view(attached, status, built.adopted))
+
+
+def _attach_view(attached: list[Attached], status: Status, adopted: bool) -> RenderableType:
+    rows = [(link.link, str(link.ifindex), link.hook.value, link.note) for link in attached]
+    columns = [("link", False), ("index", True), ("receive hook", False), ("note", False)]
+    lines = [f"programs and maps are pinned under {status.pin_root}"]
+    if adopted:
+        lines.append("replaced what was attached; counters and link sequences go on")
+    if not status.port:
+        lines.append(NOTHING_CONFIGURED)
+    return Group(output.table("Attached", columns, rows), "", *lines)
+
+
+@sdwan_bpf.command()
+@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@pins_option
+@entry_option
+@json_option
+def detach(interfaces: tuple[str, ...], pin_root: Path, entry_name: str, as_json: bool) -> None:
+    """Take our programs off IFACE..., or off everything and remove pins, counters and the entry device.
+
+    Filters and programs of other makers stay.
+    """
+    touched = attaching.detach(interfaces, pin_root=pin_root, entry_name=entry_name)
+    data = {"pins": str(pin_root), "detached": touched, "pins_removed": not interfaces}
+    left = "nothing of ours was attached" if not touched else f"detached from {', '.join(touched)}"
+    _print(as_json, data, lambda: Text(left))
+
+
+# Look ------------------------------------------------------------------------------------------------
+
+
+@sdwan_bpf.command()
+@pins_option
+@json_option
+def status(pin_root: Path, as_json: bool) -> None:
+    """Show what is pinned and attached, and what crossed each link."""
+    found = attaching.status(pin_root)
+    _print(as_json, asdict(found), lambda: _status_view(found))
+
+
+def _status_view(found: Status) -> RenderableType:
+    if not found.pinned:
+        return Text(f"nothing is pinned under {found.pin_root}: run 'sdwan-bpf attach IFACE...'")
+    tunnel = f"UDP port {found.port}" if found.port else NOTHING_CONFIGURED
+    steering = "steering" if found.steering else "not steering"
+    head = Text(f"{found.pin_root}: up to {found.peers_max - 1} peers, {steering}; {tunnel}")
+    columns = [
+        ("link", False), ("carrier", False), ("MTU", True), ("receive", False), ("send", False),
+        ("out", True), ("of it tunnel", True), ("in", True), ("of it tunnel", True),
+    ]  # fmt: skip
+    rows = [
+        (
+            link.link,
+            Text("up", "green") if link.carrier else Text("down", "red"),
+            str(link.mtu),
+            link.receive_hook or output.UNKNOWN,
+            "steers" if link.steers else "counts" if link.counts_sent else output.UNKNOWN,
+            output.size(link.stats.tx_bytes), output.size(link.stats.tx_tunnel_bytes),
+            output.size(link.stats.rx_bytes), output.size(link.stats.rx_tunnel_bytes),
+        )
+        for link in found.links
+    ]  # fmt: skip
+    parts: list[RenderableType] = [head, "", output.table("Links", columns, rows)]
+    if found.drops:
+        drops = [(reason, str(count)) for reason, count in found.drops.items()]
+        parts += ["", output.table("Dropped", [("reason", False), ("datagrams", True)], drops)]
+    return Group(*parts)
+
+
+@sdwan_bpf.command()
+@pins_option
+@json_option
+def counters(pin_root: Path, as_json: bool) -> None:
+    """Show the counters of every path in use, of every link, and of drops by reason."""
+    maps = Maps.open(pin_root)
+    data = _read_counters(maps)
+    _print(as_json, data, lambda: _counters_view(data, None))
+
+
+def _read_counters(maps: Maps) -> dict[str, Any]:
+    sent, received, arrived = maps.tx_stats(), maps.rx_stats(), maps.rx_state
+    paths = []
+    for index in range(PATHS_PER_PEER, maps.peers_max * PATHS_PER_PEER):
+        peer, path = divmod(index, PATHS_PER_PEER)
+        entry_ = maps.read_path(peer, path)
+        if entry_ is None and not sent[index]["datagrams"] and not received[index]["datagrams"]:
+            continue
+        row = arrived[index]
+        paths.append({
+            "peer": peer,
+            "path": path,
+            "up": bool(entry_ and entry_.up),
+            "remote": f"{entry_.remote} port {entry_.remote_port}" if entry_ else "",
+            "next_sequence": int(maps.tx_state[index]["next_sequence"]),
+            "sent": _plain(sent[index]),
+            "received": _plain(received[index]),
+            "arrived": {name: int(row[name]) for name in ARRIVED},
+            "jitter_us": int(row["jitter_us16"]) / 16,
+        })  # fmt: skip
+    return {
+        "paths": paths,
+        "links": {str(index): asdict(stats) for index, stats in maps.link_stats().items()},
+        "drops": {reason.name.lower(): count for reason, count in maps.drops().items()},
+    }
+
+
+def _plain(record: Any) -> dict[str, int]:
+    return {name: int(record[name]) for name in record.dtype.names}
+
+
+def _counters_view(data: dict[str, Any], earlier: dict[str, Any] | None) -> RenderableType:
+    columns = [
+        ("peer", True), ("path", True), ("state", False), ("remote", False),
+        ("sent", True), ("out", True), ("received", True), ("in", True),
+        ("lost", True), ("late", True), ("duplicate", True), ("jitter", True),
+    ]  # fmt: skip
+    before = {(path["peer"], path["path"]): path for path in (earlier or {}).get("paths", [])}
+    rows = [_counter_row(path, before.get((path["peer"], path["path"]))) for path in data["paths"]]
+    drops = [(reason, str(count)) for reason, count in data["drops"].items() if count]
+    parts: list[RenderableType] = [output.table("Paths", columns, rows)]
+    if drops:
+        parts += ["", output.table("Dropped", [("reason", False), ("datagrams", True)], drops)]
+    return Group(*parts)
+
+
+def _counter_row(path: dict[str, Any], before: dict[str, Any] | None) -> list[str | Text]:
+    """Lay out one path; with an earlier reading, bytes become rates."""
+    volumes = []
+    for direction in ("sent", "received"):
+        count = path[direction]["bytes"]
+        if before is None:
+            volumes.append(output.size(count))
+        else:
+            volumes.append(output.rate((count - before[direction]["bytes"]) * 8 / WATCH_INTERVAL_S))
+    arrived = path["arrived"]
+    return [
+        str(path["peer"]), str(path["path"]),
+        Text("up", "green") if path["up"] else Text("down", "red"),
+        path["remote"] or output.UNKNOWN,
+        str(path["sent"]["datagrams"]), volumes[0], str(path["received"]["datagrams"]), volumes[1],
+        str(arrived["lost"]), str(arrived["late"]), str(arrived["duplicate"]),
+        output.milliseconds(path["jitter_us"] * 1000),
+    ]  # fmt: skip
+
+
+@sdwan_bpf.command()
+@pins_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line and second.")
+@click.option("--count", type=click.IntRange(0), default=0, help="End after so many; 0 = never.")
+def watch(pin_root: Path, as_json: bool, count: int) -> None:
+    """Show the counters of every path, live, with the rate of the last second."""
+    maps = Maps.open(pin_root)
+    earlier = _read_counters(maps)
+    shown = 0
+    with Live(_counters_view(earlier, None), console=output.console(), transient=False) as live:
+        if as_json:
+            live.stop()
+        while not count or shown < count:
+            time.sleep(WATCH_INTERVAL_S)
+            now = _read_counters(maps)
+            if as_json:
+                click.echo(json.dumps(now))
+            else:
+                live.update(_counters_view(now, earlier), refresh=True)
+            earlier = now
+            shown += 1
+
+
+# Weights ---------------------------------------------------------------------------------------------
+
+
+@sdwan_bpf.group()
+def weights() -> None:
+    """Show or set how a peer's traffic is spread over its paths."""
+
+
+@weights.command("show")
+@click.argument("peer", type=int, required=False)
+@pins_option
+@json_option
+def weights_show(peer: int | None, pin_root: Path, as_json: bool) -> None:
+    """Show the weights in force, of PEER or of all peers that have any."""
+    maps = Maps.open(pin_root)
+    peers = range(1, maps.peers_max) if peer is None else [peer]
+    found = []
+    for number in peers:
+        for traffic_class in range(CLASSES):
+            read = maps.read_weights(number, traffic_class)
+            if any(read.shares):
+                found.append({"peer": number, "class": traffic_class, **_weights_data(read)})
+    _print(as_json, found, lambda: _weights_view(found))
+
+
+def _weights_data(read: Weights) -> dict[str, Any]:
+    return {**asdict(read), "mode": read.mode.name.lower()}
+
+
+def _weights_view(found: list[dict[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("no peer has weights")
+    columns = [("peer", True), ("class", True), ("mode", False)]
+    columns += [(f"path {path}", True) for path in range(PATHS_PER_PEER)]
+    rows = [
+        [str(row["peer"]), str(row["class"]), row["mode"], *map(_share_text, row["shares"])] for row in found
+    ]
+    return output.table("Weights", columns, rows)
+
+
+def _share_text(share: float) -> str:
+    return output.percent(share * 1e6) if share else output.UNKNOWN
+
+
+@weights.command("set")
+@click.argument("peer", type=int)
+@click.argument("shares", nargs=-1, required=True, type=click.FloatRange(0), metavar="SHARE...")
+@click.option(
+    "--class",
+    "traffic_class",
+    type=click.IntRange(0, CLASSES - 1),
+    default=None,
+    help="Only this traffic class; otherwise all.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.name.lower() for mode in SteerMode]),
+    default=SteerMode.STRIDE.name.lower(),
+    show_default=True,
+)
+@pins_option
+@json_option
+def weights_set(
+    peer: int, shares: tuple[float, ...], traffic_class: int | None, mode: str, pin_root: Path, as_json: bool
+) -> None:
+    """Give path 0, 1, ... of PEER these SHARE...; only their ratio matters, 0 takes a path out.
+
+    A running edge writes its own weights again within a second or two.
+    """
+    if len(shares) > PATHS_PER_PEER:
+        raise KernelError(f"{len(shares)} shares: a peer has {PATHS_PER_PEER} paths")
+    maps = Maps.open(pin_root)
+    padded = shares + (0.0,) * (PATHS_PER_PEER - len(shares))
+    classes = range(CLASSES) if traffic_class is None else [traffic_class]
+    updates = {}
+    for number in classes:
+        kept = maps.read_weights(peer, number)
+        updates[peer, number] = Weights(SteerMode[mode.upper()], padded, kept.ns_per_kib, kept.delay_us)
+    maps.write_weights(updates)
+    found = [
+        {"peer": peer, "class": number, **_weights_data(maps.read_weights(peer, number))}
+        for number in classes
+    ]
+    _print(as_json, found, lambda: _weights_view(found))
+
+
+def main() -> None:
+    """Run the `sdwan-bpf` command and leave the process."""
+    sys.exit(run(sdwan_bpf, "sdwan-bpf"))
+
+
+if __name__ == "__main__":
+    main()
