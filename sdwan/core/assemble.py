@@ -208,6 +208,11 @@ class Assembler:
             self._joined = run.rows
 
     @property
+    def holds(self) -> bool:
+        """Tell whether something has been joined and not taken."""
+        return self._first is not None
+
+    @property
     def complete(self) -> bool:
         """Tell whether the last segment of the super-packet has been joined."""
         first = self._first

@@ -110,6 +110,11 @@ class Delivery:
         if self._assembler.complete:
             self.write_joined()
 
+    @property
+    def joining(self) -> bool:
+        """Tell whether runs wait in their slots to be joined."""
+        return self._assembler.holds
+
     def write_joined(self) -> None:
         """Write what has been joined so far."""
         try:

@@ -40,7 +40,7 @@ _SEALED_MIN = HEADER_BYTES + META_BYTES + TAG_BYTES
 # Implementation constants -------------------------------------------------------------------------
 
 BURSTS_PER_PUMP = 16
-_SLOTS = 8
+_SLOTS = 16
 """Runs that may be joined before they must be written."""
 _ROWS_MAX = 255
 _STRIDES_KEPT = 64
@@ -275,7 +275,8 @@ class Inward:
         return views
 
     def _next_slot(self) -> Slot:
-        self._slot += 1
+        """Return a slot nothing is being joined in: the first one when there is a choice (it is cached)."""
+        self._slot = self._slot + 1 if self._delivery.joining else 0
         if self._slot >= _SLOTS:
             self._delivery.write_joined()
             self._slot = 0
