@@ -81,6 +81,8 @@ class Settings:
     """Further sections of the configuration, such as {"steering": {"mode": "earliest"}}."""
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further keys of single links, by interface."""
+    strangers: int = 0
+    """Peers the hub knows beside those of the lab, with keys nobody has: a hub with many customers."""
 
 
 def plan_sites(lab: Lab, *, rates_known: bool = True) -> list[SitePlan]:
@@ -119,7 +121,10 @@ def write_sites(plans: Sequence[SitePlan], *, hub: str = HUB, settings: Settings
     for plan in plans:
         peers = [other for other in plans if (other.name == hub) != (plan.name == hub)]
         document = _document(plan, peers, publics, dials=plan.name != hub)
-        merged = _merge(document, settings or Settings())
+        settings = settings or Settings()
+        merged = _merge(document, settings)
+        if plan.name == hub:
+            merged["peers"] = [*merged["peers"], *map(_stranger, range(settings.strangers))]
         plan.config_file.write_text(yaml.safe_dump(merged, sort_keys=False))
 
 
@@ -155,6 +160,12 @@ def _document(
         "bpf": {"pin_root": str(plan.pin_root)},
         "runtime_dir": str(plan.directory),
     }
+
+
+def _stranger(number: int) -> dict[str, Any]:
+    key = base64.b64encode(public_key(os.urandom(KEY_BYTES))).decode()
+    prefix = f"10.{200 + number // 250}.{number % 250}.0/24"
+    return {"name": f"stranger{number}", "public_key": key, "prefixes": [prefix]}
 
 
 def _endpoint(address: str) -> str:
