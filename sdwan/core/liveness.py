@@ -13,7 +13,8 @@ A *proof* is a report naming a sealed datagram sent after the suspicion. *Overdu
 made, the newest datagram opened on the path was older than the distance, at its sending, to the next one,
 and by more than a slack. Both times of that comparison are differences on one clock, the receiver's and
 ours, so neither the report's way, nor a standing queue, nor a busy control process shortens or lengthens
-it. *Silence*: DATA was sent and no report came at all. An unused path is judged by probes alone.
+it. *Silence*: DATA was sent and no report came at all. Probes speak only for a path no report has spoken of
+lately: a full queue loses them too.
 
 Suspicion is cheap (traffic moves away for about one round trip), so it comes early. DOWN is dear:
 each time within a minute doubles the patience a path is met with when it comes back.
@@ -36,6 +37,8 @@ SILENCE_NS = 60 * MILLISECOND_NS
 """Two reports at the default interval of 25 ms, and 10 ms for the processes that make and read them."""
 PROBES_LOST = 3
 """Unanswered probes in a row; at 10 % loss each way a false alarm in 150 probes, and a cheap one."""
+NAMED_NS = 300 * MILLISECOND_NS
+"""A path named by a report so lately needs no probes: as long as three of them take at the default pace."""
 PROOFS = 2
 DEAD_NS = 1000 * MILLISECOND_NS
 PATIENCE_FIRST_NS = 500 * MILLISECOND_NS
@@ -103,9 +106,11 @@ class Liveness:
 
     def on_named(self, sequence: int, *, mark: int, now_ns: int) -> None:
         """Take the newest link sequence a report names (64 bits)."""
-        if self.state is PathState.UP or sequence <= self._proven:
+        if sequence <= self._proven:
             return
         self._proven, self._proven_ns = sequence, now_ns
+        if self.state is PathState.UP:
+            return
         self._proofs += 1
         if self.state is PathState.DOWN:
             if self.link_up:
@@ -140,7 +145,8 @@ class Liveness:
 
     def on_probes(self, unanswered: int, *, mark: int, now_ns: int) -> None:
         """Take the number of probes lost in a row."""
-        if self.state is PathState.UP and unanswered >= PROBES_LOST:
+        is_named = now_ns - self._proven_ns < NAMED_NS
+        if self.state is PathState.UP and unanswered >= PROBES_LOST and not is_named:
             self._enter(PathState.DEGRADED, "probes lost", mark, now_ns)
 
     def on_timer(self, *, mark: int, now_ns: int) -> None:
