@@ -198,15 +198,15 @@ class Handshaker:
             owner.indices.discard(local_index)
 
     def _take_index(self, peer: _Peer) -> int:
-        if sum(owner is peer for owner in self._owners.values()) >= INDICES_PER_PEER_MAX:
-            raise HandshakeError(
-                f"handshake: {INDICES_PER_PEER_MAX} sessions with this peer are kept already"
-            )
-        while True:
+        if len(peer.indices) >= INDICES_PER_PEER_MAX:
+            raise HandshakeError(f"handshake: {INDICES_PER_PEER_MAX} sessions of this peer are kept already")
+        for _ in range(INDEX_TRIES):
             index = int.from_bytes(self._entropy(_INDEX.size), "big")
             if index and index not in self._owners:
                 self._owners[index] = peer
+                peer.indices.add(index)
                 return index
+        raise HandshakeError("handshake: no free receiver index found, the source of entropy is broken")
 
     def _end_pending(self, peer: _Peer) -> None:
         if peer.pending:
