@@ -16,7 +16,7 @@ the tests. Rates count whole Ethernet frames without FCS, as the kernel's TBF do
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -139,9 +139,9 @@ class RateSchedule:
         if self._constant_bps:
             return begin_ns + round(bits * SECOND_NS / self._constant_bps)
         rounds, target_bits = divmod(self.served_bits(begin_ns) + bits, self._bits[-1])
-        piece = next(i for i, end_bits in enumerate(self._bits) if end_bits >= target_bits)
-        while not self._rates_bps[piece]:  # target 0 with an outage first: the link begins after it
-            piece += 1
+        if not target_bits:  # through with the last bit of a round, not with the first of the next
+            rounds, target_bits = rounds - 1, self._bits[-1]
+        piece = bisect_left(self._bits, target_bits)
         missing_bits = self._bits[piece] - target_bits
         end_ns = self._ends_ns[piece] - missing_bits * SECOND_NS / self._rates_bps[piece]
         return max(begin_ns, self._start_ns + int(rounds) * self._ends_ns[-1] + round(end_ns))
