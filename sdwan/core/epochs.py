@@ -219,9 +219,6 @@ class Epochs:
         if session.active:
             session.keepalives_left = 0
             return []
-        newest = self._newest()
-        if newest and session.number < newest.number and _differ(session, newest):
-            return [self._forget(session)]
         session.active = True
         return self._activate(session, KEEPALIVES_RESPONDER, now_ns)
 

@@ -183,10 +183,7 @@ class HandshakeState:
 
     def fork(self) -> HandshakeState:
         """Return an independent copy: a forged message read into it harms nothing."""
-        twin = copy.copy(self)
-        twin._symmetric = copy.copy(self._symmetric)
-        twin._symmetric.cipher = copy.copy(self._symmetric.cipher)
-        return twin
+        return copy.deepcopy(self)
 
     @property
     def transcript(self) -> bytes:

@@ -201,6 +201,18 @@ def test_a_forged_response_changes_nothing_and_the_real_one_still_counts(positio
     assert established(edge, at_hub.reply).keys.send_key == at_hub.keys.receive_key
 
 
+def test_a_forged_response_with_a_right_mac1_changes_nothing_either() -> None:
+    """Who has seen the INIT and knows our public key gets past MAC1, but no further."""
+    edge, hub = pair()
+    at_hub = established(hub, edge.initiate(hub.public, now_ns=NOW_NS))
+    assert at_hub.reply
+    forged = at_hub.reply[:24] + Random(5).randbytes(RESPONSE_BYTES - 24 - 16)
+    forged += mac(mac1_key(edge.public), forged, len(forged))
+    with pytest.raises(HandshakeError, match="tag"):
+        receive(edge, forged)
+    established(edge, at_hub.reply)
+
+
 def test_a_response_counts_once() -> None:
     edge, hub = pair()
     at_hub = established(hub, edge.initiate(hub.public, now_ns=NOW_NS))
@@ -309,6 +321,15 @@ def test_indices_per_peer_are_bounded_and_one_released_is_one_free() -> None:
         receive(hub, init)
     hub.release_index(taken.local_index)
     established(hub, init)
+
+
+def test_a_new_data_plane_has_all_indices_to_give_again() -> None:
+    edge, hub = pair()
+    for number in range(2 * INDICES_PER_PEER_MAX):
+        if number == INDICES_PER_PEER_MAX:
+            edge.restart(1)
+            hub.restart(2)
+        complete(edge, hub, NOW_NS + number)
 
 
 def test_beginning_again_and_again_takes_one_index() -> None:
