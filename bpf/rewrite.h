@@ -97,15 +97,16 @@ static __always_inline u64 readdress6(struct ipv6hdr *ip, const __be32 *source, 
 static __always_inline void readdress(struct view *v, const struct path *path, u8 ttl, struct difference *d)
 {
 	u64 ttl_change = ttl ? set_ttl(v, ttl) : 0;
-	u32 ports_before = *(u32 *)v->udp, ports_after;
+	u32 ports_before, ports_after;
 
+	__builtin_memcpy(&ports_before, v->udp, sizeof(ports_before));
 	if (!v->is_ip6)
 		d->addresses = readdress4(v->ip4, path->source4, path->remote4, ttl_change);
 	else
 		d->addresses = readdress6(v->ip6, path->source6, path->remote6);
 	v->udp->source = path->source_port;
 	v->udp->dest = path->remote_port;
-	ports_after = *(u32 *)v->udp;
+	__builtin_memcpy(&ports_after, v->udp, sizeof(ports_after));
 	d->rest = replace32(0, ports_before, ports_after);
 }
 
@@ -124,9 +125,10 @@ struct stamp {
  */
 static __always_inline u64 stamp_header(struct sdwan_header *h, const struct stamp *s)
 {
-	u32 *word = (u32 *)h;
-	u32 first = word[0], third = word[2], fifth = word[4], sixth = word[5];
+	u32 before[SDWAN_HEADER_BYTES / 4], after[SDWAN_HEADER_BYTES / 4];
+	u64 difference = 0;
 
+	__builtin_memcpy(before, h, sizeof(before));
 	h->path = s->path;
 	if (s->type == SDWAN_TYPE_PROBE) {
 		h->index = s->peer >> 8;
@@ -134,8 +136,11 @@ static __always_inline u64 stamp_header(struct sdwan_header *h, const struct sta
 	}
 	h->link_sequence = to_be32(s->sequence);
 	h->send_time_us = to_be32(s->time_us);
-	return replace32(replace32(replace32(replace32(0, first, word[0]), third, word[2]), fifth, word[4]),
-			 sixth, word[5]);
+	__builtin_memcpy(after, h, sizeof(after));
+	UNROLL
+	for (int i = 0; i < SDWAN_HEADER_BYTES / 4; i++)
+		difference = replace32(difference, before[i], after[i]);
+	return difference;
 }
 
 /* shift_pseudo_sum - the checksum field of a GSO super-packet after its addresses changed */
@@ -192,17 +197,18 @@ static __always_inline void turn_around(struct view *v)
  */
 static __always_inline u64 answer_probe(struct view *v, struct sdwan_header *h, struct sdwan_probe *body, u32 now_us)
 {
-	u32 *word = (u32 *)h;
-	u32 type_before = word[2], echo_before = body->echo_time_us, reflect_before = body->reflect_time_us;
+	u32 echo_before = body->echo_time_us, reflect_before = body->reflect_time_us, type_before, type_after;
 	u64 ttl_change = set_ttl(v, SDWAN_PROBE_TTL);
 
+	__builtin_memcpy(&type_before, &h->type, sizeof(type_before));
 	turn_around(v);
 	if (!v->is_ip6)
 		v->ip4->check = patched_sum(v->ip4->check, ttl_change);
 	h->type = SDWAN_TYPE_PROBE_REPLY;
 	body->echo_time_us = h->send_time_us;
 	body->reflect_time_us = to_be32(now_us);
-	return replace32(replace32(replace32(0, type_before, word[2]), echo_before, body->echo_time_us),
+	__builtin_memcpy(&type_after, &h->type, sizeof(type_after));
+	return replace32(replace32(replace32(0, type_before, type_after), echo_before, body->echo_time_us),
 			 reflect_before, body->reflect_time_us);
 }
 

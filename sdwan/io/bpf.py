@@ -175,7 +175,7 @@ def _compile(source: Path, peers_max: int, pinned: Path | None, headers_director
     os.environ["BCC_KERNEL_SOURCE"] = str(headers.ensure(headers_directory))
     bcc = _import_bcc()
     with _captured("compiling bpf/sdwan.c"):
-        return bcc.BPF(src_file=str(source / "sdwan.c"), cflags=flags)
+        return bcc.BPF(src_file=os.fsencode(source / "sdwan.c"), cflags=flags)
 
 
 def _load_programs(module: Any) -> dict[str, int]:
@@ -184,7 +184,7 @@ def _load_programs(module: Any) -> dict[str, int]:
     for name in PROGRAMS:
         kind = bcc.BPF.XDP if name in XDP_PROGRAMS else bcc.BPF.SCHED_CLS
         with _captured(f"loading {name}"):
-            loaded[name] = module.load_func(name, kind).fd
+            loaded[name] = module.load_func(name.encode(), kind).fd
     return loaded
 
 
@@ -216,7 +216,7 @@ def _create_bpffs_directory(path: Path) -> None:
 
 def _configure(module: Any, peers_max: int) -> None:
     """Fill cfg[0]: no tunnel yet, so nothing is steered and foreign traffic is only counted."""
-    table = module["cfg"]
+    table = module[b"cfg"]
     record = table.Leaf(
         schema=SCHEMA,
         peers_max=peers_max,
@@ -231,7 +231,7 @@ def _pin_maps(module: Any, pin_root: Path) -> None:
     scratch = pin_root / f"maps-{os.getpid()}"
     _create_bpffs_directory(scratch)
     for name in MAPS:
-        bpfsys.obj_pin(module[name].get_fd(), scratch / name)
+        bpfsys.obj_pin(module[name.encode()].get_fd(), scratch / name)
     scratch.rename(pin_root / "maps")
 
 
@@ -247,7 +247,7 @@ def _replace_pin(descriptor: int, path: Path) -> None:
 def _describe(module: Any, peers_max: int, source: Path) -> dict[str, Any]:
     maps = {}
     for name in MAPS:
-        table = module[name]
+        table = module[name.encode()]
         leaf = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map, Leaf is an array of all CPUs' leaves
         maps[name] = {"key": _fields(table.Key), "value": _fields(leaf)}
     digest = hashlib.sha256()
