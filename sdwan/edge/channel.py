@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -202,7 +203,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(packet: bytes) -> Message:
-    """Decode one message.
+    """Decode one message; every field has the type its class declares.
 
     Raises:
         WireError: whatever is wrong with it.
@@ -210,22 +211,48 @@ def decode(packet: bytes) -> Message:
     try:
         op, length = _HEAD.unpack_from(packet)
         cls = _BY_OP[op]
-        plain = iter(json.loads(packet[3 : 3 + length]))
+        plain = json.loads(packet[3 : 3 + length])
         offset = 3 + length
-        values: list[Any] = []
+        values: dict[str, Any] = {}
         for field in fields(cls):
             if field.type == "bytes":
                 (size,) = struct.unpack_from("!I", packet, offset)
-                if offset + 4 + size > len(packet):
-                    raise WireError(f"channel: {cls.__name__}.{field.name} is cut short")
-                values.append(packet[offset + 4 : offset + 4 + size])
+                values[field.name] = packet[offset + 4 : offset + 4 + size]
                 offset += 4 + size
             else:
-                value = next(plain)
-                values.append(tuple(value) if isinstance(value, list) else value)
-        message: Message = cls(*values)
+                value = plain.pop(0)
+                values[field.name] = tuple(value) if isinstance(value, list) else value
+            if not _FORMS[str(field.type)](values[field.name]):
+                raise WireError(f"channel: {cls.__name__}.{field.name} is not of type {field.type}")
+        if plain or offset != len(packet):
+            raise WireError(f"channel: {cls.__name__} is cut short or has something left over")
+        message: Message = cls(**values)
     except WireError:
         raise
-    except (struct.error, KeyError, ValueError, StopIteration, TypeError, RecursionError) as error:
+    except (struct.error, LookupError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise WireError(f"channel: {type(error).__name__}: {error}") from error
     return message
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _is_text(value[0]) and _is_number(value[1])
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "int": _is_number,
+    "bool": lambda value: type(value) is bool,
+    "str": _is_text,
+    "bytes": lambda value: type(value) is bytes,
+    "Address": _is_address,
+    "Address | None": lambda value: value is None or _is_address(value),
+    "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
+}
+"""What may come out of JSON for each declared type; numbers are unsigned and at most 64 bits long."""
