@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 from sdwan.core.noise import public_key
 from sdwan.errors import LabError
 from sdwan.io.keyfile import KEY_BYTES, write_key
+from sdwan.io.layout import DEFAULT_PIN_ROOT
 from sdwan.lab.topology import Lab
 from sdwan.model import DEFAULT_PORT
 
@@ -32,7 +33,7 @@ TUN = "sdwan01"
 
 @dataclass(frozen=True)
 class Uplink:
-    """One link as its site sees it."""
+    """One path as its site sees it: an interface, and what it dials there."""
 
     interface: str
     far_address: str
@@ -50,7 +51,8 @@ class SitePlan:
     number: int
     uplinks: tuple[Uplink, ...]
     directory: Path
-    pin_root: Path
+    pin_root: Path = DEFAULT_PIN_ROOT
+    runtime_dir: Path = Path("/run/sdwan")
 
     @property
     def address(self) -> str:
@@ -89,6 +91,7 @@ def plan_sites(lab: Lab, *, rates_known: bool = True) -> list[SitePlan]:
     """Plan the configuration of each site of a lab; ``rates_known`` writes the links' rates down."""
     plans = []
     for number, site in enumerate(lab.plan.sites, start=1):
+        directory = lab.home.directory / site
         uplinks = []
         for port in lab.ports(site):
             cable = lab.plan.cables[port.link]
@@ -97,10 +100,29 @@ def plan_sites(lab: Lab, *, rates_known: bool = True) -> list[SitePlan]:
                 up, down = down, up
             known = (up, down) if rates_known else (0, 0)
             uplinks.append(Uplink(port.interface, port.far_address, *known))
-        plans.append(
-            SitePlan(site, number, tuple(uplinks), lab.home.directory / site, lab.home.pin_root(site))
-        )
+        plans.append(SitePlan(site, number, tuple(uplinks), directory, lab.home.pin_root(site), directory))
     return plans
+
+
+def plan_machines(
+    directory: Path, hub: Sequence[tuple[str, str]], edges: Mapping[str, str]
+) -> list[SitePlan]:
+    """Plan a hub and its edges on real machines; files go to one directory per site below ``directory``.
+
+    ``hub`` are its (interface, address) pairs; ``edges`` the interfaces of each edge, joined by ``+``. Each
+    interface of an edge dials each address of the hub.
+    """
+    uplinks = {HUB: tuple(Uplink(interface, address) for interface, address in hub)}
+    for name, interfaces in edges.items():
+        if name == HUB:
+            raise LabError(f"an edge cannot be called {HUB}")
+        uplinks[name] = tuple(
+            Uplink(interface, address) for interface in interfaces.split("+") for _, address in hub
+        )
+    return [
+        SitePlan(name, number, links, directory / name)
+        for number, (name, links) in enumerate(uplinks.items(), start=1)
+    ]
 
 
 def write_sites(plans: Sequence[SitePlan], *, hub: str = HUB, settings: Settings | None = None) -> None:
@@ -132,7 +154,7 @@ def _document(
     plan: SitePlan, peers: Sequence[SitePlan], publics: dict[str, str], dials: bool
 ) -> dict[str, Any]:
     links: list[dict[str, Any]] = []
-    for uplink in plan.uplinks:
+    for uplink in {uplink.interface: uplink for uplink in plan.uplinks}.values():
         link: dict[str, Any] = {"name": uplink.interface, "interface": uplink.interface}
         rates = {"up": uplink.rate_up_bps, "down": uplink.rate_down_bps}
         if known := {way: f"{rate_bps}bit" for way, rate_bps in rates.items() if rate_bps}:
@@ -158,7 +180,7 @@ def _document(
         "links": links,
         "peers": described,
         "bpf": {"pin_root": str(plan.pin_root)},
-        "runtime_dir": str(plan.directory),
+        "runtime_dir": str(plan.runtime_dir),
     }
 
 

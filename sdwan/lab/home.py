@@ -3,8 +3,11 @@
 Everything of a lab called NAME bears its name, so nothing has to be kept in step with a list:
 
     /run/netns/sdwan-lab-NAME-SITE      its namespaces, and every process in them
-    /run/sdwan-lab/NAME/                keys, configurations, logs, sockets; `owner`, `emulator`, `lab.json`
+    /run/sdwan-lab/NAME/                keys, configurations, logs, sockets
     /sys/fs/bpf/sdwan-lab-NAME-SITE/    pinned programs and maps
+
+What lives elsewhere (the emulator, edges and interfaces in namespaces that are not the lab's) is noted in
+the files ``processes`` and ``interfaces`` there before it is made use of.
 
 ``owner`` holds the process that made the lab; when that is gone and the lab was not meant to stay (``kept``),
 what is left of it is rubbish and the next lab sweeps it up. Names hold no hyphen: one lab's prefix is never
@@ -70,22 +73,31 @@ class Home:
         """Let the lab stay when we end."""
         (self.directory / "kept").touch()
 
-    def note_emulator(self, process: int) -> None:
-        """Remember the emulator, which lives in no namespace of the lab."""
-        (self.directory / "emulator").write_text(_identity(process))
+    def note_process(self, process: int) -> None:
+        """Remember a process that may live in no namespace of the lab."""
+        _append(self.directory / "processes", _identity(process))
+
+    def note_interface(self, namespace: Namespace, interface: str) -> None:
+        """Remember an interface that may be made in no namespace of the lab."""
+        _append(self.directory / "interfaces", f"{interface} {namespace.name}")
 
     def is_rubbish(self) -> bool:
         """Tell whether whoever made this lab has gone, without wanting it to stay."""
-        return not (self.directory / "kept").exists() and not _lives(self.directory / "owner")
+        owner = _lines(self.directory / "owner")
+        return not (self.directory / "kept").exists() and not (owner and _is_living(owner[0]))
 
     def remove(self) -> None:
         """End and remove everything that bears the lab's name."""
-        emulator = self.directory / "emulator"
         prefix = f"{PREFIX}{self.name}-"
         for namespace in _begins_with(NAMESPACES, prefix):
             Namespace(namespace.name).delete()
-        if _lives(emulator):
-            end_processes([int(emulator.read_text().split()[0])])
+        living = [line for line in _lines(self.directory / "processes") if _is_living(line)]
+        end_processes([int(line.split()[0]) for line in living])
+        for line in _lines(self.directory / "interfaces"):
+            interface, _, name = line.partition(" ")
+            if Namespace(name).exists():
+                with suppress(LabError):
+                    Namespace(name).run(["ip", "link", "delete", interface], accept=(0, 1))
         for pins in _begins_with(BPFFS, prefix):
             shutil.rmtree(pins, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -154,9 +166,17 @@ def _started(process: int) -> str:
     return ""
 
 
-def _lives(file: Path) -> bool:
-    try:
-        process, started = file.read_text().split()
-        return started == _started(int(process))
-    except (OSError, ValueError):
-        return False
+def _is_living(identity: str) -> bool:
+    process, _, started = identity.partition(" ")
+    return process.isdigit() and bool(started) and started == _started(int(process))
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a") as out:
+        out.write(line + "\n")
+
+
+def _lines(file: Path) -> list[str]:
+    with suppress(OSError):
+        return file.read_text().splitlines()
+    return []

@@ -1,7 +1,7 @@
 """What the kernel itself can do to a link: argument lists for tc, and whether this kernel has netem.
 
-Pure apart from ``kernel_has_netem``, which tries in a namespace of its own: a look at modules or versions
-would only prove that the kernel looks able. Used by sdwan.lab.link.
+``kernel_has_netem`` tries, in a namespace of its own: a look at modules or versions would only prove that the
+kernel looks able. Used by sdwan.lab.link, and by ``sdwan lab link shape`` for any interface.
 
 TBF stands at the root and netem below it, not the other way round: TBF cuts super-packets into the frames
 of the wire, so that netem loses and delays single frames. The drop-tail buffer is then netem's, and
@@ -11,10 +11,11 @@ counts frames, those on their way included.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from sdwan.errors import LabError
 from sdwan.lab.impairment import MILLION, SECOND_NS, Impairment
-from sdwan.lab.namespace import run
+from sdwan.lab.namespace import Namespace, run
 
 # Implementation constants --------------------------------------------------------------------------
 
@@ -84,6 +85,26 @@ def kernel_has_netem() -> bool:
     except LabError:
         return False
     return True
+
+
+def shape_interface(namespace: Namespace, interface: str, values: dict[str, Any]) -> None:
+    """Shape what leaves any interface; its present root qdisc is replaced.
+
+    Raises:
+        LabError: the kernel lacks netem and the impairments need it, or there is no such interface.
+    """
+    impairment = Impairment.from_dict(values)
+    replace = ["tc", "qdisc", "replace", "dev", interface]
+    if netem_can(impairment) and kernel_has_netem():
+        for arguments in netem(impairment):
+            namespace.run([*replace, *arguments])
+    else:
+        namespace.run([*replace, "root", *tbf(impairment)])
+
+
+def unshape_interface(namespace: Namespace, interface: str) -> None:
+    """Give an interface its default qdisc back."""
+    namespace.run(["tc", "qdisc", "delete", "dev", interface, "root"])
 
 
 def _tbf(rate_bps: int, queue_bytes: int) -> list[str]:

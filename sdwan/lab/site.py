@@ -21,7 +21,7 @@ from typing import Any
 from sdwan.errors import LabError
 from sdwan.lab.configs import HUB, Settings, SitePlan, plan_sites, write_sites
 from sdwan.lab.home import undisturbed
-from sdwan.lab.namespace import Namespace, end_processes
+from sdwan.lab.namespace import end_processes
 from sdwan.lab.topology import Lab
 
 # Implementation constants --------------------------------------------------------------------------
@@ -37,9 +37,10 @@ EDGE = [sys.executable, "-m", "sdwan.cli.main", "edge"]
 class Edge:
     """The running product of one site."""
 
-    def __init__(self, plan: SitePlan, namespace: Namespace) -> None:
+    def __init__(self, plan: SitePlan, lab: Lab) -> None:
         self.plan = plan
-        self.namespace = namespace
+        self.namespace = lab.namespace(plan.name)
+        self.home = lab.home
         self.log = plan.directory / "edge.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -53,6 +54,7 @@ class Edge:
         command = [*EDGE, "run", "-c", str(self.plan.config_file)]
         with self.log.open("ab") as log:
             self.process = self.namespace.start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.home.note_process(self.process.pid)
 
     def status(self) -> dict[str, Any]:
         """Return the status as ``sdwan edge status --json`` prints it.
@@ -110,7 +112,7 @@ class Overlay:
         self.hub = hub
         plans = plan_sites(lab, rates_known=rates_known)
         write_sites(plans, hub=hub, settings=settings)
-        self.edges = {plan.name: Edge(plan, lab.namespace(plan.name)) for plan in plans}
+        self.edges = {plan.name: Edge(plan, lab) for plan in plans}
 
     def start(self) -> None:
         """Start all edges and wait until every path of every dialling site is up.

@@ -51,8 +51,13 @@ class Plan:
 
     sites: tuple[str, ...]
     cables: tuple[Cable, ...]
+    outside: dict[str, str] = field(default_factory=dict)
+    """Sites that live in a namespace which is there already, by its name; empty = the machine's own. The lab
+    puts its links and edges there, and takes only those away."""
 
     def __post_init__(self) -> None:
+        if unknown := sorted(self.outside.keys() - set(self.sites)):
+            raise LabError(f"{', '.join(unknown)} is no site; there are {', '.join(self.sites)}")
         if len(self.cables) > LINKS_MAX:
             raise LabError(f"{len(self.cables)} links; a lab has at most {LINKS_MAX}")
         for cable in self.cables:
@@ -91,6 +96,8 @@ class Lab:
         """Return the namespace of a site."""
         if site not in self.plan.sites:
             raise LabError(f"no site {site}; there are {', '.join(self.plan.sites)}")
+        if site in self.plan.outside:
+            return Namespace(self.plan.outside[site])
         return self.home.namespace(site)
 
     def ports(self, site: str) -> list[Port]:
@@ -129,16 +136,30 @@ class Lab:
         """Return the emulator's control socket; start the emulator when first asked."""
         control = self.home.directory / "emulator.sock"
         if not control.exists():
-            self.home.note_emulator(start_emulator(control).pid)
+            self.home.note_process(start_emulator(control).pid)
         return control
 
     def _build(self) -> None:
         for site in self.plan.sites:
-            self.namespace(site).create()
+            namespace = self.namespace(site)
+            if site not in self.plan.outside:
+                namespace.create()
+            elif not namespace.exists():
+                raise LabError(f"there is no namespace {namespace.name}; `ip netns add` makes one")
         for number, cable in enumerate(self.plan.cables):
             ends = (self.end(number, cable.first), self.end(number, cable.second))
             name = f"link{number}"
+            for end in ends:
+                self._announce(end)
             self.links.append(connect(cable.spec, ends, name=name, emulator=self._control))
+
+    def _announce(self, end: LinkEnd) -> None:
+        """Note an interface before it is made; one that is there already is not ours to take away."""
+        listed = json.loads(end.namespace.run(["ip", "-j", "link", "show"]))
+        if any(link.get("ifname") == end.interface for link in listed):
+            where = end.namespace.name or "this machine"
+            raise LabError(f"{where} has an interface {end.interface} already; remove it, or use a namespace")
+        self.home.note_interface(end.namespace, end.interface)
 
 
 @contextmanager
@@ -194,4 +215,4 @@ def _plan_from(values: dict[str, Any]) -> Plan:
         spec = LinkSpec(**cable["spec"])
         both = {way: Impairment.from_dict(cable["spec"][way]) for way in ("forward", "backward")}
         cables.append(Cable(cable["first"], cable["second"], replace(spec, **both)))
-    return Plan(tuple(values["sites"]), tuple(cables))
+    return Plan(tuple(values["sites"]), tuple(cables), values["outside"])
