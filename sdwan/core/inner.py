@@ -80,9 +80,7 @@ def transport(packet: memoryview) -> tuple[int, int]:
     elif version == 6 and len(packet) >= 40:
         protocol, offset = packet[6], 40
         for _ in range(_EXTENSIONS_MAX):
-            if protocol not in _EXTENSIONS:
-                return protocol, offset
-            if offset + 8 > len(packet):
+            if protocol not in _EXTENSIONS or offset + 8 > len(packet):
                 break
             protocol, offset = packet[offset], offset + 8 + packet[offset + 1] * 8
         if protocol not in _EXTENSIONS and offset <= len(packet):
@@ -110,13 +108,13 @@ def segment_bytes(packet: memoryview, head_bytes: int, segments: int) -> int:
     """Return the segment size of a super-packet from its *last* segment alone.
 
     ``packet`` is the header template (whose IP length is still the super-packet's) and the last
-    segment's payload. Returns at least 1.
+    segment's payload. Never less than that payload: the last segment is not longer than the others.
     """
     version = packet[0] >> 4 if len(packet) >= 6 else 0
     at, extra = (2, 0) if version == 4 else (4, 40)
     total = (packet[at] << 8 | packet[at + 1]) + extra if version else 0
     last = len(packet) - head_bytes
-    return max((total - head_bytes - last) // max(segments - 1, 1), 1)
+    return max((total - head_bytes - last) // max(segments - 1, 1), last, 1)
 
 
 def trim_template(

@@ -36,7 +36,9 @@ ROW_HEAD = struct.Struct("!BBBBIBBBBIIIBBH")
 # Implementation constants -------------------------------------------------------------------------
 
 _STAGE_BYTES = 66_000
-"""Rows of one size together hold at least one 64 KiB super-packet."""
+"""Rows of one size together hold at least the payload of one 64 KiB super-packet."""
+_TEMPLATE_BYTES = 120
+"""What a template takes of a row at most, IPv6 extension headers aside: 60 bytes of IP, 60 of TCP."""
 _SIZES_KEPT = 32
 """Datagram sizes whose rows are kept: 32 x 70 kB. A TCP flow uses one or two."""
 
@@ -56,7 +58,8 @@ class Rows:
     def __init__(self, datagram_bytes: int) -> None:
         size = datagram_bytes
         self.datagram_bytes = size
-        self.capacity = min(SEGMENTS_MAX, _STAGE_BYTES // max(size - ROW_OVERHEAD_BYTES, 1) + 1)
+        payload = max(size - ROW_OVERHEAD_BYTES - _TEMPLATE_BYTES, 1)
+        self.capacity = min(SEGMENTS_MAX, _STAGE_BYTES // payload + 1)
         self.array: npt.NDArray[np.uint8] = np.zeros((self.capacity, size), dtype=np.uint8)
         self.flat = self.array.reshape(-1).data
         self._head = bytearray(size)

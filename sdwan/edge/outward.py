@@ -16,7 +16,7 @@ import numpy as np
 from sdwan.core import wire
 from sdwan.core.inner import destination_of, flow_key
 from sdwan.core.routes import Routes
-from sdwan.core.staging import ROW_OVERHEAD_BYTES, SEGMENTS_MAX, TEMPLATE_BYTES_MAX, Stage
+from sdwan.core.staging import ROW_OVERHEAD_BYTES, TEMPLATE_BYTES_MAX, Stage
 from sdwan.edge.packing import Packing
 from sdwan.edge.peer import Flow, Peer
 from sdwan.edge.sender import Sender
@@ -122,7 +122,7 @@ class Outward:
         payload = length - VNET_BYTES - template
         sound = flags & VNET_NEEDS_CSUM and gso_bytes and payload > 0 and not template & 3
         count = -(-payload // gso_bytes) if sound else 0
-        if not sound or count > SEGMENTS_MAX or template > TEMPLATE_BYTES_MAX:
+        if not sound or template > TEMPLATE_BYTES_MAX:
             self._drop(DropReason.BAD_OFFLOAD, 1)
             return
         peer, bucket = flow
@@ -130,10 +130,13 @@ class Outward:
         if size > peer.datagram_bytes:
             self._drop(DropReason.TOO_BIG, count)
             return
+        rows = self._stage.rows(size)
+        if count > rows.capacity:
+            self._drop(DropReason.BAD_OFFLOAD, 1)
+            return
         self._packing.flush()  # what came first leaves first
         session = peer.session
         assert session is not None
-        rows = self._stage.rows(size)
         count, last_bytes = rows.stage_super(
             self._buffer[VNET_BYTES:length], template, receiver=session.remote_index, class_flags=0,
             meta_flags=wire.META_NEEDS_CSUM | (wire.META_UDP if udp else 0)
