@@ -7,7 +7,8 @@ Data-plane process; used by sdwan.edge.outward. Three ways, in this order of pre
   container   small packets of any flow to the same peer share a datagram;
   row         larger ones of equal size share a GSO burst (SINGLE).
 
-Everything leaves at the latest when the TUN is empty: nothing waits for company.
+Everything leaves at the latest when the TUN is empty: nothing waits for company. Packets of one flow leave
+in the order they came, those of different flows as it suits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sdwan.core import wire
-from sdwan.core.coalesce import Coalescer
+from sdwan.core.coalesce import PACKETS_MAX, Coalescer
 from sdwan.core.container import Container
 from sdwan.core.inner import clamp_mss, maybe_syn, transport
 from sdwan.core.staging import ROW_OVERHEAD_BYTES, Rows, Stage
@@ -39,12 +40,16 @@ class Packing:
     def __init__(self, sender: Sender, *, drop: Callable[[DropReason, int], None]) -> None:
         self._sender = sender
         self._drop = drop
-        self._stage = Stage()
+        self._streak_stage = Stage()  # of its own: rows of the same size may be waiting in the other
         self._streak = Coalescer()
+        self._rows_stage = Stage()
         self._rows: tuple[Peer, Rows] | None = None
         self._rows_count = 0
+        self._rows_buckets = 0
+        """Bit n is set while a packet of bucket n waits there; the same for the container."""
         self._container = Container()
         self._container_peer: Peer | None = None
+        self._container_buckets = 0
 
     def take(self, flow: Flow, packet: memoryview, *, needs_csum: bool) -> None:
         """Take one whole packet (the memory may be used again afterwards)."""
@@ -54,12 +59,13 @@ class Packing:
             return
         if maybe_syn(packet):
             clamp_mss(packet, peer.datagram_bytes - ROW_OVERHEAD_BYTES, needs_csum=needs_csum)
+        streak = self._streak
+        if streak.count and (needs_csum or streak.owner is flow):
+            if needs_csum and streak.add(flow, packet):
+                return
+            self._flush_streak()
         if needs_csum:
-            if self._streak.count:
-                if self._streak.add(flow, packet):
-                    return
-                self._flush_streak()
-            if self._streak.begin(flow, packet):
+            if streak.begin(flow, packet):
                 return
             if not _mendable(packet):
                 self._drop(DropReason.BAD_OFFLOAD, 1)
@@ -70,6 +76,9 @@ class Packing:
         """Send everything that was taken."""
         if self._streak.count:
             self._flush_streak()
+        self._flush_packed()
+
+    def _flush_packed(self) -> None:
         if self._rows_count:
             self._flush_rows()
         if self._container_peer is not None:
@@ -84,10 +93,12 @@ class Packing:
             self._pack(flow, streak.only(), True)
             return
         peer, bucket = flow
+        if (self._rows_buckets | self._container_buckets) >> bucket & 1:
+            self._flush_packed()
         count, piece, template = streak.count, streak.piece_bytes, streak.head_bytes
-        fit = (peer.datagram_bytes - ROW_OVERHEAD_BYTES - template) // piece
+        fit = min((peer.datagram_bytes - ROW_OVERHEAD_BYTES - template) // piece, PACKETS_MAX)
         packet = streak.joined()
-        rows = self._stage.rows(ROW_OVERHEAD_BYTES + template + fit * piece)
+        rows = self._streak_stage.rows(ROW_OVERHEAD_BYTES + template + fit * piece)
         session = peer.session
         assert session is not None
         datagrams, last_bytes = rows.stage_super(
@@ -111,6 +122,8 @@ class Packing:
 
     def _into_container(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
         container = self._container
+        if self._rows_buckets >> bucket & 1:
+            self._flush_rows()
         if self._container_peer is not None and (
             self._container_peer is not peer or not container.room(len(packet), peer.datagram_bytes)
         ):
@@ -118,10 +131,12 @@ class Packing:
         length_flags = len(packet) | (wire.ENTRY_NEEDS_CSUM if needs_csum else 0)
         container.add(packet, length_flags, bucket, peer.bucket_sequences[bucket])
         self._container_peer = peer
+        self._container_buckets |= 1 << bucket
         peer.advance(bucket, datagrams=0, packets=1, size_bytes=len(packet))
 
     def _flush_container(self) -> None:
         peer, self._container_peer = self._container_peer, None
+        self._container_buckets = 0
         assert peer is not None and peer.session is not None
         session = peer.session
         datagram = self._container.seal(
@@ -132,7 +147,9 @@ class Packing:
         self._sender.send(peer, datagram, (), 1)
 
     def _into_row(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
-        rows = self._stage.rows(len(packet) + ROW_OVERHEAD_BYTES)
+        if self._container_buckets >> bucket & 1:
+            self._flush_container()
+        rows = self._rows_stage.rows(len(packet) + ROW_OVERHEAD_BYTES)
         if self._rows_count and (
             self._rows != (peer, rows) or self._rows_count >= min(rows.capacity, peer.burst_segments)
         ):
@@ -146,12 +163,13 @@ class Packing:
         )  # fmt: skip
         self._rows = (peer, rows)
         self._rows_count += 1
+        self._rows_buckets |= 1 << bucket
         peer.advance(bucket, datagrams=1, packets=1, size_bytes=len(packet))
 
     def _flush_rows(self) -> None:
         assert self._rows is not None
         (peer, rows), count = self._rows, self._rows_count
-        self._rows_count = 0
+        self._rows_count = self._rows_buckets = 0
         assert peer.session is not None
         peer.session.seal_rows(rows, count, rows.datagram_bytes)
         self._sender.send_rows(peer, rows, count, rows.datagram_bytes)

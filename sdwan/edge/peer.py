@@ -97,7 +97,7 @@ class Peer:
     def add_sender(self, sock: socket.socket) -> None:
         """Send through this socket too (one per outer address family)."""
         self.senders.append(sock)
-        self.send = sock.sendmsg
+        self.send = self.senders[0].sendmsg
 
     def turn_sender(self) -> None:
         """Give the next burst to the next address family, when there is more than one."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from sdwan.core.staging import Rows
 from sdwan.edge.peer import Peer
-from sdwan.io.udp import segment_ancillary
+from sdwan.io.udp import DATAGRAM_BYTES_MAX, segment_ancillary
 from sdwan.model import DropReason
 
 # Implementation constants -------------------------------------------------------------------------
@@ -30,7 +30,7 @@ class Sender:
     def send_rows(self, peer: Peer, rows: Rows, count: int, last_bytes: int) -> None:
         """Send ``count`` sealed rows; the last datagram is ``last_bytes`` long."""
         size, flat = rows.datagram_bytes, rows.flat
-        burst = peer.burst_segments if self._segmentation else 1
+        burst = min(peer.burst_segments, DATAGRAM_BYTES_MAX // size) if self._segmentation else 1
         ancillary = self._ancillary.get(size)
         if ancillary is None:
             if len(self._ancillary) >= _SIZES_KEPT:

@@ -1,0 +1,421 @@
+"""Outward: from a frame at the TUN to sealed datagrams, whatever the TUN hands over.
+
+The other site opens what was sent, so every test that says "arrives" has walked the whole way; what links
+do to datagrams is the business of test_inward.py.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdwan.core import wire
+from sdwan.core.wire import Header, Type
+from sdwan.edge.outward import FLOWS_MAX, WANT_INTERVAL_NS
+from sdwan.model import PATH_CHOOSE, DropReason
+from tests.unit import packets
+from tests.unit.packets import A4, A6, ACK, B4, B6, SYN, pattern, plain, tcp, tso, udp, unfinished, uso
+from tests.unit.walk import PREFIXES, Pair, Road, coalesced, packets_of
+
+
+@pytest.fixture
+def pair():
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+def arrives(pair: Pair, *frames: bytes) -> list[bytes]:
+    """Send frames in one round over a perfect link; return the packets that come out."""
+    return packets_of(pair.b.receive(*coalesced(Road().carry(pair.a.send(*frames)))))
+
+
+def types(datagrams: list[bytes]) -> list[Type]:
+    return [Type(Header.unpack(datagram).type) for datagram in datagrams]
+
+
+def without_identification(packet: bytes) -> bytes:
+    """Blank the fields a kernel numbers anew when it cuts joined UDP packets."""
+    return packet if packet[0] >> 4 == 6 else packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
+
+
+# What a datagram looks like ------------------------------------------------------------------------
+
+
+def test_every_segment_is_a_datagram_that_says_where_it_belongs(pair):
+    datagrams = pair.a.send(tso(pattern(3000), 1000).frame, tso(pattern(2500), 1000).frame)
+    headers = [Header.unpack(datagram) for datagram in datagrams]
+    assert [h.type for h in headers] == [Type.SUPER] * 6
+    assert [(h.index, h.segments) for h in headers] == [(i, 3) for i in range(3)] * 2
+    assert [h.counter for h in headers] == list(range(6))
+    assert {h.receiver for h in headers} == {9}, "the receiver's index, not ours"
+    assert {h.path for h in headers} == {PATH_CHOOSE}
+    assert {h.template_bytes for h in headers} == {40}
+
+
+def test_the_payload_cannot_be_read_on_the_way(pair):
+    payload = pattern(5000)
+    sent = b"".join(pair.a.send(tso(payload, 1000).frame, plain(udp(payload=payload[:1200])), plain(udp())))
+    for at in range(0, len(payload) - 16, 8):
+        assert payload[at : at + 16] not in sent
+
+
+def test_an_inner_packet_costs_what_the_page_says(pair):
+    (datagram,) = pair.a.send(plain(udp(payload=pattern(1300))))
+    assert len(datagram) + 28 == 1328 + wire.sealed_overhead_bytes(outer_ipv6=False)
+    first, *_ = pair.a.send(tso(pattern(8000), 1300).frame)
+    assert len(first) + 28 == 1340 + wire.sealed_overhead_bytes(outer_ipv6=False)
+
+
+def test_the_largest_packet_of_the_tunnel_just_fits(pair):
+    assert packets_of_size(pair, 1428) == [1428]
+    assert packets_of_size(pair, 1429) == []
+    assert pair.a.drops == {DropReason.TOO_BIG: 1}
+
+
+def packets_of_size(pair: Pair, size_bytes: int) -> list[int]:
+    return [len(packet) for packet in arrives(pair, plain(udp(payload=pattern(size_bytes - 28))))]
+
+
+# Bursts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("burst_segments", "bursts"), [(1, [1] * 10), (4, [4, 4, 2]), (44, [10])])
+def test_a_super_packet_leaves_in_bursts_of_the_wanted_length(burst_segments, bursts):
+    pair = Pair(burst_segments=burst_segments)
+    pair.a.send(tso(pattern(9500), 1000).frame)
+    assert pair.a.senders[1].bursts == bursts
+
+
+def test_a_kernel_without_segmentation_gets_one_datagram_at_a_time():
+    pair = Pair(segmentation=False)
+    pair.a.send(tso(pattern(9500), 1000).frame, *[plain(udp(payload=pattern(900)))] * 3)
+    assert pair.a.senders[1].bursts == [1] * 13
+
+
+@pytest.mark.parametrize("datagram_bytes", [1472, 2000, 8972, 65000])
+@pytest.mark.parametrize("offloaded", [True, False], ids=["super-packet", "single packets"])
+def test_a_burst_never_exceeds_what_one_send_takes(datagram_bytes, offloaded):
+    pair = Pair(datagram_bytes=datagram_bytes, burst_segments=44)
+    size = datagram_bytes - 88
+    if offloaded:
+        expected = tso(pattern(min(65000, size * 20)), size)
+        frames, wanted = [expected.frame], expected.packets
+    else:
+        wanted = [udp(payload=pattern(size, seed=i)) for i in range(12)]
+        frames = [plain(packet) for packet in wanted]
+    came = []
+    for frame in frames if datagram_bytes > 9000 else [frames]:
+        came += arrives(pair, *([frame] if isinstance(frame, bytes) else frame))
+    assert came == wanted
+    assert not pair.a.drops
+
+
+def test_large_packets_of_equal_size_share_a_burst_and_small_ones_a_datagram(pair):
+    large = [tcp(payload=pattern(1000, i), ports=(i, 80)) for i in range(5)]
+    small = [tcp(payload=pattern(50, i), ports=(i, 80)) for i in range(5)]
+    assert arrives(pair, *map(plain, large), *map(plain, small)) == large + small
+    assert pair.a.senders[1].bursts == [5, 1]
+
+
+def test_nothing_waits_for_company(pair):
+    assert types(pair.a.send(plain(udp(payload=b"one")))) == [Type.CONTAINER]
+    assert types(pair.a.send(unfinished(udp(payload=pattern(1000))))) == [Type.SINGLE]
+    assert types(pair.a.send(unfinished(udp(payload=pattern(100))))) == [Type.CONTAINER]
+
+
+# UDP packets that travel as one ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("a", "b"), [(A4, B4), (A6, B6)], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize(("payload_bytes", "kind"), [(100, Type.BUNDLE), (1200, Type.SUPER)])
+@pytest.mark.parametrize("count", [2, 13, 14, 63, 64])
+def test_a_streak_of_equal_udp_packets_is_sent_and_written_as_one(pair, a, b, payload_bytes, kind, count):
+    streak = [udp(a, b, pattern(payload_bytes, i)) for i in range(count)]
+    datagrams = pair.a.send(*map(unfinished, streak))
+    assert set(types(datagrams)) == {kind}
+    frames = pair.b.receive(*coalesced(Road().carry(datagrams)))
+    assert len(frames) <= 2
+    came = packets_of(frames)
+    assert all(map(packets.is_sound, came))
+    assert [without_identification(p) for p in came] == [without_identification(p) for p in streak]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"payload": pattern(101)},
+        {"ports": (1, 2)},
+        {"tos": 0x10},
+        {"destination": "10.2.0.9"},
+    ],
+    ids=["longer", "another flow", "another class", "another address"],
+)
+def test_only_alike_packets_share_a_header(pair, other):
+    fields = {"payload": pattern(100, 1), **other}
+    mixed = [udp(payload=pattern(100)), udp(payload=pattern(100)), udp(**fields), udp(payload=pattern(100))]
+    came = arrives(pair, *map(unfinished, mixed))
+    assert sorted(map(without_identification, came)) == sorted(map(without_identification, mixed))
+
+
+def test_a_checksum_that_was_broken_elsewhere_is_not_healed(pair):
+    broken = [
+        packet[:27] + bytes([packet[27] ^ 1]) + packet[28:] for packet in [udp(payload=pattern(100))] * 5
+    ]
+    assert arrives(pair, *map(plain, broken)) == broken
+
+
+def test_the_smallest_bundles_on_the_largest_paths():
+    pair = Pair(datagram_bytes=8972)
+    streak = [udp(payload=bytes([i]) * 21) for i in range(64)]
+    came = arrives(pair, *map(unfinished, streak))
+    assert [without_identification(p) for p in came] == [without_identification(p) for p in streak]
+
+
+# Everything together ----------------------------------------------------------------------------------
+
+payload_sizes = st.sampled_from([0, 1, 21, 60, 100, 101, 571, 572, 573, 700, 1000, 1352])
+flows = st.integers(0, 2)
+singles = st.tuples(
+    st.sampled_from([tcp, udp]), st.sampled_from([(A4, B4), (A6, B6)]), flows, payload_sizes, st.booleans(),
+)  # fmt: skip
+supers = st.tuples(
+    st.sampled_from([tso, uso]), st.sampled_from([(A4, B4), (A6, B6)]), flows, st.integers(1, 40),
+    st.sampled_from([21, 100, 500, 700, 1000, 1352]),
+)  # fmt: skip
+
+
+def build(items: list[tuple]) -> tuple[list[bytes], list[bytes]]:
+    """Return frames and the packets they stand for; each payload is told apart by its number."""
+    frames, expected = [], []
+    for number, (make, ends, flow, size, last) in enumerate(items):
+        ports = (1000 + flow, 80)
+        if make in (tso, uso):
+            whole = make(pattern(size * last - last // 3, number), last, source=ends[0], destination=ends[1],
+                         ports=ports)  # fmt: skip
+            frames.append(whole.frame)
+            expected += whole.packets
+        else:
+            packet = make(*ends, pattern(size, number), ports=ports)
+            frames.append(unfinished(packet) if last else plain(packet))
+            expected.append(packet)
+    return frames, expected
+
+
+def flow_of(packet: bytes) -> bytes:
+    """Return protocol, addresses and ports."""
+    protocol, at = packets.transport_at(packet)
+    addresses = packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
+    return bytes([protocol]) + addresses + packet[at : at + 4]
+
+
+def by_flow(some: list[bytes]) -> dict[bytes, list[bytes]]:
+    table: dict[bytes, list[bytes]] = {}
+    for packet in some:
+        table.setdefault(flow_of(packet), []).append(without_identification(packet))
+    return table
+
+
+@settings(deadline=None, max_examples=150)
+@given(items=st.lists(st.one_of(singles, supers), min_size=1, max_size=14), burst=st.sampled_from([1, 3, 44]))
+def test_whatever_the_tun_hands_over_in_one_round_arrives_once_and_in_order_per_flow(items, burst):
+    pair = Pair(burst_segments=burst)
+    try:
+        frames, expected = build(items)
+        datagrams = []
+        for start in range(0, len(frames), 3):  # the pipe that plays the TUN holds no more
+            with_more = frames[start : start + 3]
+            datagrams += pair.a.send(*with_more)
+        nonces = [datagram[wire.NONCE] for datagram in datagrams]
+        assert len(set(nonces)) == len(nonces), "a nonce was used twice"
+        came = packets_of(pair.b.receive(*coalesced(Road().carry(datagrams))))
+        came += packets_of(pair.b.settle())
+        assert not pair.a.drops
+        assert not pair.b.drops
+        assert not pair.b.peers[1].order.held, "a flow left in another order than it came"
+        assert by_flow(came) == by_flow(expected)
+    finally:
+        pair.close()
+
+
+def test_rows_that_wait_are_not_overwritten_by_a_streak_of_the_same_size(pair):
+    waiting = [tcp(payload=pattern(960, i)) for i in range(3)]
+    streak = [udp(payload=pattern(972, i)) for i in range(3)]
+    assert len(waiting[0]) == len(streak[0])
+    frames = [plain(packet) for packet in waiting] + [unfinished(packet) for packet in streak]
+    assert by_flow(arrives(pair, *frames)) == by_flow(waiting + streak)
+
+
+def test_a_flow_keeps_its_order_when_some_of_its_checksums_are_finished(pair):
+    sent = [udp(payload=pattern(100, i)) for i in range(6)]
+    frames = [(plain if i == 3 else unfinished)(packet) for i, packet in enumerate(sent)]
+    assert by_flow(arrives(pair, *frames)) == by_flow(sent)
+
+
+# MSS ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [plain, unfinished])
+@pytest.mark.parametrize(("a", "b", "mss"), [(A4, B4, 1388), (A6, B6, 1368)])
+def test_a_syn_is_told_what_fits_the_tunnel(pair, wrap, a, b, mss):
+    options = struct.pack("!BBH", 2, 4, 1460)
+    fitting = struct.pack("!BBH", 2, 4, mss)
+    assert arrives(pair, wrap(tcp(a, b, flags=SYN, options=options))) == [
+        tcp(a, b, flags=SYN, options=fitting)
+    ]
+
+
+def test_the_mss_that_was_told_fits(pair):
+    whole = tso(pattern(1388 * 3), 1388)
+    assert arrives(pair, whole.frame) == whole.packets
+    assert not pair.a.drops
+
+
+# Drops -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (plain(b""), DropReason.NOT_IP),
+        (plain(b"\x00" * 60), DropReason.NOT_IP),
+        (plain(tcp()[:19]), DropReason.NOT_IP),
+        (plain(udp(destination="203.0.113.9")), DropReason.NO_ROUTE),
+        (plain(udp(A6, "2001:db8::1")), DropReason.NO_ROUTE),
+        (plain(udp(payload=bytes(1401))), DropReason.TOO_BIG),
+        (tso(pattern(3000), 1401).frame, DropReason.TOO_BIG),
+    ],
+    ids=["empty", "no IP version", "header cut short", "nobody's IPv4", "nobody's IPv6", "too big",
+         "segments too big"],
+)  # fmt: skip
+def test_what_cannot_be_sent_is_counted_under_its_reason(pair, frame, reason):
+    assert pair.a.send(frame) == []
+    assert set(pair.a.drops) == {reason}
+
+
+TSO = tso(pattern(3000), 1000).frame
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x00" + TSO[1:],
+        TSO[:4] + b"\x00\x00" + TSO[6:],
+        TSO[:6] + b"\xff\xff" + TSO[8:],
+        TSO[:6] + b"\x16\x00" + TSO[8:],
+        TSO[:50],
+        TSO[:4] + b"\x01\x00" + TSO[6:],
+        bytes([1, 3]) + TSO[2:50],
+    ],
+    ids=["checksum not left open", "segment size 0", "transport beyond the end", "odd template", "no payload",
+         "3000 segments", "unknown kind, no payload"],
+)  # fmt: skip
+def test_offload_metadata_that_cannot_be_is_bad_offload(pair, frame):
+    assert pair.a.send(frame) == []
+    assert pair.a.drops == {DropReason.BAD_OFFLOAD: 1}
+
+
+def test_a_checksum_left_open_where_the_far_end_would_not_find_it_is_bad_offload(pair):
+    assert pair.a.send(b"\x01" + plain(packets.ip(A6, B6, 132, bytes(40)))[1:]) == []
+    assert pair.a.drops == {DropReason.BAD_OFFLOAD: 1}
+
+
+def test_without_a_session_control_is_told_now_and_then(pair):
+    pair.a.peers[1].session = None
+    for _ in range(3):
+        pair.a.send(plain(udp()), tso(pattern(3000), 1000).frame)
+    assert pair.a.drops == {DropReason.NO_SESSION: 6}
+    assert pair.a.wanted == [1]
+    pair.clock.now_ns += WANT_INTERVAL_NS + 1
+    pair.a.send(plain(udp()))
+    assert pair.a.wanted == [1, 1]
+
+
+def test_a_session_at_its_limit_seals_no_more(pair):
+    session = pair.a.peers[1].session
+    session.sealed = wire.REKEY_AFTER_DATAGRAMS
+    assert pair.a.send(plain(udp())) == []
+    assert pair.a.drops == {DropReason.COUNTER_LIMIT: 1}
+    assert pair.a.wanted == [1]
+
+
+def test_a_socket_that_refuses_costs_the_burst_and_nothing_else(pair):
+    pair.a.senders[1].broken = True
+    assert pair.a.send(tso(pattern(3000), 1000).frame) == []
+    assert pair.a.drops == {DropReason.SEND_FAILED: 3}
+    pair.a.senders[1].broken = False
+    assert arrives(pair, plain(udp(payload=b"still here"))) == [udp(payload=b"still here")]
+
+
+# Peers and flows -----------------------------------------------------------------------------------
+
+
+def test_each_peer_gets_its_own_packets_under_its_own_keys(pair):
+    other = pair.a.add_peer(2, ("10.3.0.0/16",), datagram_bytes=1472, burst_segments=44)
+    pair.a.install(2, 70, 90, bytes(32), bytes(32))
+    mixed = [udp(destination=d, payload=pattern(50, i)) for i, d in enumerate([B4, "10.3.0.1"] * 4)]
+    to_b = pair.a.send(*map(plain, mixed))
+    to_c = pair.a.senders[2].datagrams
+    assert {Header.unpack(d).receiver for d in to_b} == {9}
+    assert {Header.unpack(d).receiver for d in to_c} == {90}
+    assert packets_of(pair.b.receive(*coalesced(Road().carry(to_b)))) == mixed[::2]
+    assert (pair.a.peers[1].tx_packets, other.tx_packets) == (4, 4)
+
+
+def test_a_new_route_is_asked_for_at_once(pair):
+    pair.a.send(plain(udp()))
+    pair.a.add_peer(2, (f"{B4}/32",))
+    assert pair.a.send(plain(udp())) == []
+    assert pair.a.drops == {DropReason.NO_SESSION: 1}, "the more specific peer has no session yet"
+
+
+def test_sockets_take_turns_burst_by_burst(pair):
+    from tests.unit.walk import Sender
+
+    second = Sender()
+    pair.a.peers[1].add_sender(second)
+    for _ in range(4):
+        pair.a.send(plain(udp()))
+    assert (len(pair.a.senders[1].bursts), len(second.bursts)) == (2, 2)
+
+
+def test_counters_run_on_over_the_end_of_32_bits(pair):
+    pair.a.peers[1].next_counter = (1 << 32) - 2
+    pair.b.peers[1].window.accept((1 << 32) - 3)
+    whole = tso(pattern(5000), 1000)
+    datagrams = pair.a.send(whole.frame)
+    assert [Header.unpack(d).counter for d in datagrams] == [0xFFFFFFFE, 0xFFFFFFFF, 0, 1, 2]
+    assert packets_of(pair.b.receive(datagrams)) == whole.packets
+    assert pair.b.peers[1].window.top == (1 << 32) + 2
+
+
+def test_bucket_sequences_wrap_without_a_stop(pair):
+    peer = pair.a.peers[1]
+    for bucket in range(256):
+        peer.bucket_sequences[bucket] = 0xFFFE
+    sent = [tso(pattern(4000, i), 1000, flags=ACK) for i in range(3)]
+    came = [packets_of(pair.b.receive(pair.a.send(whole.frame))) for whole in sent]
+    assert came == [whole.packets for whole in sent]
+
+
+def test_counting_tells_packets_bytes_and_datagrams_apart(pair):
+    pair.a.send(tso(pattern(3000), 1000).frame, *[plain(udp(payload=bytes(50)))] * 3)
+    peer = pair.a.peers[1]
+    assert (peer.tx_packets, peer.tx_datagrams, peer.tx_bytes) == (6, 4, 3040 + 3 * 78)
+    assert pair.a.outward.reads == 4
+
+
+@pytest.mark.parametrize("limit", [64])
+def test_the_table_of_flows_is_bounded(pair, limit, monkeypatch):
+    assert FLOWS_MAX <= 1 << 16
+    monkeypatch.setattr("sdwan.edge.outward.FLOWS_MAX", limit)
+    for port in range(limit * 3):
+        assert len(pair.a.send(plain(udp(ports=(port, 53))))) == 1
+        assert len(pair.a.outward._flows) <= limit
+
+
+def test_prefixes_of_the_two_sites_do_not_overlap():
+    assert not set(PREFIXES["a"]) & set(PREFIXES["b"])
