@@ -92,6 +92,13 @@ class Tunnel:
         self._shape: SetShape | None = None
         self._mtu_told: dict[int, int] = {}
 
+    def set_pace(self, pace: Pace) -> None:
+        """Take another rhythm."""
+        self.pace = pace
+        self.reporter.interval_ns = pace.report_ns
+        for path in self.paths.values():
+            path.pace = pace
+
     # Sessions ---------------------------------------------------------------------------------------
 
     def on_established(self, keys: SessionKeys, *, now_ns: int) -> list[Action]:

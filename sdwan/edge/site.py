@@ -1,0 +1,304 @@
+"""The site: all peers, and the news that the kernel, the data plane and netlink have for them.
+
+Room: edge, control process. ``Site`` owns the ``Peering``s and distributes: handshake datagrams to the
+Handshaker, opened messages, ring records, board counters and timers to the peers they are about. It is
+called by sdwan.edge.control, whose loop decides when; it waits for nothing itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdwan.config.paths import paths_of
+from sdwan.config.schema import SiteConfig
+from sdwan.core.handshake import Established, Handshaker, Reply
+from sdwan.core.report import Inbound
+from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES
+from sdwan.edge import channel, kernel
+from sdwan.edge.links import Links
+from sdwan.edge.load import Load
+from sdwan.edge.peering import Endpoint, Peering, Resources
+from sdwan.edge.plane import Plane
+from sdwan.errors import HandshakeError, KernelError, WireError
+from sdwan.io import netlink
+from sdwan.io.clock import entropy, now_ns, random_u64
+from sdwan.io.keyfile import read_key
+from sdwan.io.logs import get_log
+from sdwan.io.maps import Maps
+from sdwan.io.monitor import Change, LinkEvent
+from sdwan.model import PATHS_PER_PEER
+
+log = get_log(__name__)
+
+# Implementation constants --------------------------------------------------------------------------
+
+MILLISECOND_NS = 10**6
+PROBES_EVERY_NS = 20 * MILLISECOND_NS
+"""How often answers to probes are collected; the kernel noted their time, so this costs no accuracy."""
+_RING_FIELDS = ("peer", "path", "first_sequence", "segments", "type", "time_ns")
+BUSY_NS = 1000 * MILLISECOND_NS
+"""The loop keeps its fast rhythm this long after the last sign of traffic."""
+
+
+class Site:
+    """All peers of one site."""
+
+    def __init__(self, config: SiteConfig, maps: Maps, plane: Plane) -> None:
+        """Read the keys and begin with every configured peer.
+
+        Raises:
+            KeyFileError: a key file is missing, malformed or open to others.
+        """
+        self.config = config
+        self.maps = maps
+        self.plane = plane
+        self.links = Links(config.links)
+        self.links.refresh(netlink.links())
+        self.handshaker = Handshaker(
+            private_key=read_key(config.private_key), incarnation=random_u64(), entropy=entropy
+        )
+        self.peerings: dict[int, Peering] = {}
+        self.refused_handshakes = 0
+        self.busy_until_ns = 0
+        """Traffic flowed lately: the loop should turn fast until then."""
+        self.tun_mtu = 0
+        self._load = Load()
+        self._tun_mtu_is_stale = False
+        self._probes_ns = 0
+        self._opened = np.zeros(len(plane.board.paths), dtype=np.uint64)
+        self._shared = Resources(config, maps, plane, self.handshaker, self.links, self._on_shape_changed)
+
+    # Wishes -----------------------------------------------------------------------------------------
+
+    def configure(self, config: SiteConfig) -> None:
+        """Put a configuration into force: peers come, go and change; those that stay keep their sessions.
+
+        Raises:
+            KeyFileError: a preshared key cannot be read; nothing was changed.
+        """
+        keys = {peer.name: read_key(peer.preshared_key) for peer in config.peers if peer.preshared_key}
+        self.config = self._shared.config = config
+        self.links.configure(config.links)
+        moment_ns = now_ns()
+        wanted = {peer.public_key: peer for peer in config.peers}
+        for number, peering in tuple(self.peerings.items()):
+            if peering.config.public_key not in wanted:
+                self._remove(number, peering, moment_ns)
+        numbers = {peering.config.public_key: number for number, peering in self.peerings.items()}
+        endpoints = _endpoints(config)
+        for place, peer in enumerate(config.peers, start=1):
+            self.handshaker.set_peer(peer.public_key, keys.get(peer.name))
+            known = self.peerings.get(numbers.get(peer.public_key, 0))
+            if known is not None:
+                old = set(known.config.prefixes)
+                known.configure(peer, endpoints[peer.name], now_ns=moment_ns)
+                kernel.delete_routes(config, [p for p in old if p not in peer.prefixes])
+            else:
+                number = place if place not in self.peerings else self._free_number()
+                self.peerings[number] = Peering(
+                    number, peer, endpoints[peer.name], self._shared, now_ns=moment_ns
+                )
+            kernel.add_routes(config, peer.prefixes)
+        self._tun_mtu_is_stale = True
+
+    def _free_number(self) -> int:
+        return next(n for n in range(1, self.maps.peers_max) if n not in self.peerings)
+
+    def _remove(self, number: int, peering: Peering, moment_ns: int) -> None:
+        log.info("peer_removed", peer=peering.config.name)
+        peering.remove(now_ns=moment_ns)
+        kernel.delete_routes(self.config, peering.config.prefixes)
+        self.handshaker.remove_peer(peering.config.public_key)
+        del self.peerings[number]
+
+    def close(self) -> None:
+        """Say goodbye to all peers."""
+        for peering in self.peerings.values():
+            peering.close(now_ns=now_ns())
+
+    # The data plane ---------------------------------------------------------------------------------
+
+    def on_plane_started(self) -> None:
+        """Set a new data plane up; sessions begin anew, since keys and counters died with the old one."""
+        self.handshaker.restart(random_u64())
+        self._opened[:] = 0
+        for peering in self.peerings.values():
+            peering.on_plane_started(now_ns=now_ns())
+
+    def on_messages(self, messages: list[channel.Message]) -> None:
+        """Take what the data plane says."""
+        if not messages:
+            return
+        moment_ns = now_ns()
+        if any(type(message) is channel.Opened for message in messages):
+            self._read_ring(moment_ns)  # a report is read against what was sent before it
+        for message in messages:
+            match message:
+                case channel.Opened():
+                    self._on_opened(message, moment_ns)
+                case channel.Plain():
+                    self._on_plain(message, moment_ns)
+                case channel.Confirmed(peer, local_index) if peer in self.peerings:
+                    self.peerings[peer].on_confirmed(local_index, now_ns=moment_ns)
+                case channel.WantSession(peer) if peer in self.peerings:
+                    self.peerings[peer].on_wanted(now_ns=moment_ns)
+                case channel.Ready(facts):
+                    log.info("dataplane_ready", facts=facts)
+
+    def _on_opened(self, message: channel.Opened, moment_ns: int) -> None:
+        peering = self.peerings.get(message.peer)
+        if peering is None:
+            return
+        try:
+            peering.on_opened(message, now_ns=moment_ns)
+        except WireError as error:
+            peering.control_malformed += 1
+            log.debug("control_malformed", peer=peering.config.name, error=str(error))
+
+    def _on_plain(self, message: channel.Plain, moment_ns: int) -> None:
+        """Take a handshake datagram: anybody's, until proven otherwise."""
+        source = f"{message.source[0]}|{message.source[1]}".encode()
+        under_load = self._load.on_arrival(moment_ns)
+        try:
+            outcome = self.handshaker.receive(
+                message.datagram, source, now_ns=moment_ns, under_load=under_load
+            )
+        except (HandshakeError, WireError) as error:
+            self.refused_handshakes += 1
+            log.debug("handshake_refused", source=message.source[0], error=str(error))
+            return
+        reply: bytes | None = None
+        if isinstance(outcome, Established):
+            for peering in self.peerings.values():
+                if peering.config.public_key == outcome.keys.peer_public:
+                    peering.on_established(outcome.keys, now_ns=moment_ns)
+            reply = outcome.reply
+        elif isinstance(outcome, Reply):
+            reply = outcome.datagram
+        if reply is not None:
+            self.plane.send_directly(reply, message.source, source=message.local, ifindex=message.ifindex)
+
+    # The kernel -------------------------------------------------------------------------------------
+
+    def on_tick(self) -> None:
+        """Look at everything that only counts and never calls: ring, board, probes, timers."""
+        moment_ns = now_ns()
+        self._read_ring(moment_ns)
+        self._read_board(moment_ns)
+        if moment_ns >= self._probes_ns:
+            self._probes_ns = moment_ns + PROBES_EVERY_NS
+            for peering in self.peerings.values():
+                peering.collect_probes()
+        for peering in tuple(self.peerings.values()):
+            if peering.due_ns <= moment_ns:
+                peering.on_timer(now_ns=moment_ns)
+        if self._tun_mtu_is_stale:
+            self._set_tun_mtu()
+
+    def _read_ring(self, moment_ns: int) -> None:
+        records = self.maps.ring.read_new()
+        if not len(records):
+            return
+        by_path: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
+        columns = (records[name].tolist() for name in _RING_FIELDS)
+        for peer, path, first, segments, kind, time_ns in zip(*columns, strict=True):
+            by_path.setdefault((peer, path), []).append((first, segments, kind, time_ns))
+        for (peer, path), sends in by_path.items():
+            peering = self.peerings.get(peer)
+            if peering is not None:
+                peering.on_sent(path, sends, now_ns=moment_ns)
+
+    def _read_board(self, moment_ns: int) -> None:
+        opened = self.plane.board.paths["opened"]
+        changed = np.flatnonzero(opened != self._opened)
+        if not len(changed):
+            return
+        self._opened[changed] = opened[changed]
+        for peer in {int(row) // PATHS_PER_PEER for row in changed}:
+            peering = self.peerings.get(peer)
+            if peering is not None:
+                self.busy_until_ns = moment_ns + BUSY_NS
+                next_counter = int(self.plane.board.peers[peer]["next_counter"])
+                peering.on_inbound(self._inbound(peer), next_counter=next_counter, now_ns=moment_ns)
+
+    def _inbound(self, peer: int) -> list[Inbound]:
+        """Join what the data plane opened and what the kernel saw, for each path of a peer."""
+        first = peer * PATHS_PER_PEER
+        opened = self.plane.board.paths[first : first + PATHS_PER_PEER]
+        seen = self.maps.rx_state[first : first + PATHS_PER_PEER]
+        return [
+            Inbound(
+                path=int(path),
+                opened=int(opened[path]["opened"]),
+                opened_bytes=int(opened[path]["opened_bytes"]),
+                last_sequence=int(opened[path]["last_sequence"]),
+                last_ns=int(opened[path]["last_ns"]),
+                kernel_last_ns=int(seen[path]["last_ns"]),
+                lost=int(seen[path]["lost"]),
+                delay_us=int(seen[path]["delay_last_us"]),
+                jitter_us=int(seen[path]["jitter_us16"]) >> 4,
+            )
+            for path in np.flatnonzero(opened["opened"])
+        ]
+
+    # Links and the TUN ------------------------------------------------------------------------------
+
+    def on_link_events(self, events: list[LinkEvent]) -> None:
+        """Take news of interfaces: carriers at once, everything else from a fresh list."""
+        moment_ns = now_ns()
+        changed: set[str] = set()
+        for event in events:
+            changed |= self.links.on_event(event)
+        if changed:
+            self._refresh_places(moment_ns)
+        own = {state.ifindex for state in self.links.states.values()}
+        if any(event.change is not Change.LINK or event.ifindex not in own for event in events):
+            changed |= self._refresh_links(moment_ns)
+        for name in changed:
+            state = self.links.states[name]
+            log.info("link", link=name, up=state.up, mtu=state.mtu, addresses=",".join(state.addresses))
+
+    def _refresh_links(self, moment_ns: int) -> set[str]:
+        appeared_before = {name for name, state in self.links.states.items() if state.ifindex}
+        changed = self.links.refresh(netlink.links())
+        if any(self.links.states[name].ifindex and name not in appeared_before for name in changed):
+            try:
+                kernel.ensure_attached(self.config)
+            except KernelError as error:
+                log.error("attach_failed", error=str(error))
+        if changed:
+            self._refresh_places(moment_ns)
+        return changed
+
+    def _refresh_places(self, moment_ns: int) -> None:
+        for peering in self.peerings.values():
+            peering.refresh_places(now_ns=moment_ns)
+
+    def _on_shape_changed(self) -> None:
+        self._tun_mtu_is_stale = True
+
+    def _set_tun_mtu(self) -> None:
+        """Let the TUN follow the smallest datagram any connected peer takes, unless its MTU is configured."""
+        self._tun_mtu_is_stale = False
+        connected = [p for p in self.peerings.values() if p.shape and p.tunnel.epochs.sealing]
+        sizes = [p.shape.datagram_bytes for p in connected if p.shape]
+        inner = min(sizes, default=0) - HEADER_BYTES - META_BYTES - TAG_BYTES
+        mtu = self.config.tun.mtu_bytes or max(inner, kernel.TUN_MTU_LEAST)
+        if mtu == self.tun_mtu:
+            return
+        try:
+            netlink.set_mtu(self.config.tun.name, mtu)
+        except KernelError as error:
+            log.error("tun_mtu_refused", error=str(error))
+            return
+        self.tun_mtu = mtu
+        log.info("tun_mtu", mtu_bytes=mtu)
+
+
+def _endpoints(config: SiteConfig) -> dict[str, list[Endpoint]]:
+    """Return the configured paths of each peer, by name; their numbers are those of the file."""
+    names = [peer.name for peer in config.peers]
+    found: dict[str, list[Endpoint]] = {name: [] for name in names}
+    for path in paths_of(config):
+        found[names[path.peer_number - 1]].append((path.path_number, path.link_name, path.remote))
+    return found
