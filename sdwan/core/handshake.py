@@ -30,7 +30,7 @@ from sdwan.core.cookie import (
     open_cookie,
 )
 from sdwan.core.noise import KEY_BYTES, TAG_BYTES, Entropy, HandshakeState, public_key
-from sdwan.core.wire import HEADER_BYTES, Header, Type
+from sdwan.core.wire import HEADER_BYTES, NONCE, Header, Type
 from sdwan.errors import HandshakeError, WireError
 from sdwan.model import PATH_CHOOSE
 
@@ -51,6 +51,11 @@ _NOISE_2_BYTES = KEY_BYTES + (_RESPONSE_PAYLOAD.size + TAG_BYTES)
 INIT_BYTES = HEADER_BYTES + _INDEX.size + _NOISE_1_BYTES + 2 * MAC_BYTES
 RESPONSE_BYTES = HEADER_BYTES + _NOISE_2_BYTES + MAC_BYTES
 COOKIE_DATAGRAM_BYTES = HEADER_BYTES + COOKIE_BODY_BYTES
+_SIZES_BYTES: dict[int, int] = {
+    Type.INIT: INIT_BYTES,
+    Type.RESPONSE: RESPONSE_BYTES,
+    Type.COOKIE: COOKIE_DATAGRAM_BYTES,
+}
 
 NO_PRESHARED_KEY = bytes(KEY_BYTES)
 """Stands in for the key of peers that share none, as in WireGuard."""
@@ -266,17 +271,12 @@ class Handshaker:
             WireError: no handshake datagram of this version, or of the wrong length.
             HandshakeError: forged, replayed, from an unknown peer or for a handshake that is over.
         """
-        header = Header.unpack(datagram)
+        header = _checked_header(datagram)
         if header.type == Type.INIT:
-            _check_length(datagram, INIT_BYTES)
             return self._receive_init(datagram, source, now_ns=now_ns, under_load=under_load)
         if header.type == Type.RESPONSE:
-            _check_length(datagram, RESPONSE_BYTES)
             return self._receive_response(datagram, self._pending_of(header))
-        if header.type == Type.COOKIE:
-            _check_length(datagram, COOKIE_DATAGRAM_BYTES)
-            return self._receive_cookie(datagram, self._pending_of(header))
-        raise WireError(f"handshake: type {header.type:#04x} is no handshake datagram")
+        return self._receive_cookie(datagram, self._pending_of(header))
 
     def _receive_init(self, datagram: bytes, source: bytes, *, now_ns: int, under_load: bool) -> Outcome:
         mac1 = check_mac1(datagram, key=self._mac1_key, trailing_bytes=MAC_BYTES)
@@ -368,7 +368,16 @@ def _checked_index(index: int) -> int:
     return index
 
 
-def _check_length(datagram: bytes, expected_bytes: int) -> None:
+def _checked_header(datagram: bytes) -> Header:
+    """Decode the header of a handshake datagram that has the one form its type may have."""
+    header = Header.unpack(datagram)
+    expected_bytes = _SIZES_BYTES.get(header.type)
+    if expected_bytes is None:
+        raise WireError(f"handshake: type {header.type:#04x} is no handshake datagram")
+    kind = Type(header.type)
     if len(datagram) != expected_bytes:
-        kind = Type(datagram[8]).name
-        raise WireError(f"handshake: {kind} of {len(datagram)} bytes, expected {expected_bytes}")
+        raise WireError(f"handshake: {kind.name} of {len(datagram)} bytes, expected {expected_bytes}")
+    receiver = 0 if kind is Type.INIT else header.receiver
+    if datagram[NONCE] != _header(receiver, kind)[NONCE]:
+        raise WireError(f"handshake: {kind.name} with header fields set that have no meaning in it")
+    return header

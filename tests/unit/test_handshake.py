@@ -439,6 +439,16 @@ def test_a_wrong_length_is_refused_with_the_right_one(kind: Type, change: int) -
         receive(pair()[1], datagram)
 
 
+@pytest.mark.parametrize("position", [*range(4, 8), *range(9, 16)])
+def test_a_header_field_without_meaning_is_refused_even_with_a_right_mac1(position: int) -> None:
+    edge, hub = pair()
+    init = bytearray(edge.initiate(hub.public, now_ns=NOW_NS))
+    init[position] ^= 1
+    init[-32:-16] = mac(mac1_key(hub.public), bytes(init), len(init) - 32)
+    with pytest.raises(WireError, match="INIT with header fields set"):
+        receive(hub, bytes(init))
+
+
 def test_other_types_and_index_zero_are_no_handshake() -> None:
     edge, hub = pair()
     with pytest.raises(WireError, match="0x20"):
