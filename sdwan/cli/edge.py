@@ -52,9 +52,9 @@ def run(config_path: Path) -> int:
 def status(config_path: Path, as_json: bool, watch: bool) -> None:
     """Show paths, links and peers of the running edge."""
     from sdwan.cli.running import ask_status
-    from sdwan.config.load import load
+    from sdwan.config.load import identify
 
-    socket_path = load(config_path).status_socket
+    socket_path = identify(config_path).status_socket
     if as_json:
         _print_json(socket_path, watch)
         return

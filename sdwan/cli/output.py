@@ -48,8 +48,10 @@ def table(title: str, columns: Sequence[tuple[str, bool]], rows: Iterable[Sequen
 
 
 def milliseconds(duration_ns: Any) -> str:
-    """Write a delay: ``12.3 ms``."""
-    return f"{duration_ns / 1e6:.1f} ms" if _is_number(duration_ns) else UNKNOWN
+    """Write a delay: ``12.3 ms``, below ten with one digit more."""
+    if not _is_number(duration_ns):
+        return UNKNOWN
+    return f"{duration_ns / 1e6:.{1 if duration_ns >= 1e7 else 2}f} ms"
 
 
 def age(duration_ns: Any) -> str:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from sdwan.config import check
 from sdwan.config.check import Problem
 from sdwan.config.document import TEXT_BYTES_MAX, Document, Location, dotted, parse
-from sdwan.config.schema import KeyFacts, Section, SiteConfig, facts_of, keys_of, section_of
+from sdwan.config.schema import KeyFacts, Section, SiteConfig, SiteIdentity, facts_of, keys_of, section_of
 from sdwan.config.values import Wrong, show
 from sdwan.errors import ConfigError
 
@@ -52,6 +52,26 @@ def load(path: Path) -> SiteConfig:
             raise first
         raise ConfigError(first.where, first.why, f"{first.right} (and {more} more; see `sdwan edge check`)")
     return examined.config
+
+
+def identify(path: Path) -> SiteIdentity:
+    """Load only what it takes to find the running edge: it can be asked also when the rest is wrong by now.
+
+    Raises:
+        ConfigError: the file cannot be read, or the site's name or runtime directory is wrong.
+    """
+    text = _read(path)
+    try:
+        data = parse(text).data
+    except ConfigError:
+        data = None
+    known = (
+        {name: data[name] for name in keys_of(SiteIdentity) if name in data} if isinstance(data, dict) else {}
+    )
+    try:
+        return SiteIdentity.model_validate(known)
+    except ValidationError:
+        raise examine_text(text, path).errors[0] from None
 
 
 def examine(path: Path) -> Examined:

@@ -261,10 +261,29 @@ class BpfConfig(Section):
     )  # fmt: skip
 
 
-class SiteConfig(Section):
-    """Everything one site is told; one file."""
+class SiteIdentity(Section):
+    """What it takes to find the running edge of a site."""
 
     site: Name = key(..., "name", "Name of this site.", live=False)
+    runtime_dir: Directory = key(
+        Path("/run/sdwan"), "directory", "Directory of the lock file and of the status socket.",
+        live=False, shown="/run/sdwan",
+    )  # fmt: skip
+
+    @property
+    def status_socket(self) -> Path:
+        """Unix socket on which the running edge tells its status."""
+        return self.runtime_dir / f"{self.site}.sock"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the running edge; contains its process id."""
+        return self.runtime_dir / f"{self.site}.lock"
+
+
+class SiteConfig(SiteIdentity):
+    """Everything one site is told; one file."""
+
     private_key: FilePath = key(
         ..., "path", "File (mode 0600) with the site's private key, made by `sdwan keygen`. A relative path "
         "is meant from the directory of this file.", live=False,
@@ -285,20 +304,6 @@ class SiteConfig(Section):
     metrics: MetricsConfig | None = key(None, "section", "Export metrics.", live=False, shown="not exported")
     log: LogConfig = key(LogConfig(), "section", "Logging.")
     bpf: BpfConfig = key(BpfConfig(), "section", "Kernel programs.", live=False)
-    runtime_dir: Directory = key(
-        Path("/run/sdwan"), "directory", "Directory of the lock file and of the status socket.",
-        live=False, shown="/run/sdwan",
-    )  # fmt: skip
-
-    @property
-    def status_socket(self) -> Path:
-        """Unix socket on which the running edge tells its status."""
-        return self.runtime_dir / f"{self.site}.sock"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the running edge; contains its process id."""
-        return self.runtime_dir / f"{self.site}.lock"
 
     def link(self, name: str) -> LinkConfig:
         """Return the link of that name (KeyError if there is none)."""

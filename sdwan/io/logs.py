@@ -27,6 +27,9 @@ from sdwan.errors import redact
 
 # Implementation constants --------------------------------------------------------------------------
 
+OURS = "sdwan"
+"""Every logger of ours is below this one."""
+
 VALUE_CHARS_MAX = 1024
 """Longest value of one field; the rest is cut, and said to be."""
 
@@ -71,12 +74,16 @@ def get_log(name: str) -> Log:
 
 
 def setup(level: int, form: Literal["text", "json"], stream: IO[str] | None = None) -> None:
-    """Send every log record of this process to ``stream`` (standard error); may be called again."""
+    """Send every log record of this process to ``stream`` (standard error); may be called again.
+
+    ``level`` counts for our own events; of libraries, which tell every message at DEBUG, warnings are enough.
+    """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger(OURS).setLevel(level)
     logging.captureWarnings(True)
 
 
@@ -101,7 +108,8 @@ class JsonFormatter(logging.Formatter):
             "logger": _short(record.name),
             "event": _event_of(record),
         }
-        return redact(json.dumps({**_fields_of(record), **head}))
+        fields = {name if name not in head else f"{name}_": v for name, v in _fields_of(record).items()}
+        return redact(json.dumps({**head, **fields}))
 
 
 def harmless(value: object, depth: int = 0) -> Any:
@@ -159,7 +167,7 @@ def _quoted(value: object) -> str:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("sdwan.")
+    return name.removeprefix(f"{OURS}.")
 
 
 def _time_of(record: logging.LogRecord) -> str:

@@ -207,6 +207,15 @@ def test_status(site: Path, fake_edge: FakeEdge, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out) == json.loads(fake_edge.answer)
 
 
+def test_status_needs_only_the_name_of_the_site(site: Path, fake_edge: FakeEdge) -> None:
+    site.write_text(site.read_text() + "sit: x\n")
+    assert run("edge", "status", "-c", str(site)) == EXIT_OK
+    site.write_text(site.read_text().replace("site: berlin", "site: 12"))
+    assert run("edge", "status", "-c", str(site)) == EXIT_ERROR
+    site.write_text("[")
+    assert run("edge", "status", "-c", str(site)) == EXIT_ERROR
+
+
 @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
 def test_an_answer_that_is_no_status(site: Path, fake_edge: FakeEdge, answer: bytes) -> None:
     fake_edge.answer = answer

@@ -19,6 +19,7 @@ from sdwan.model import DropReason, PathState
     ("write", "value", "written"),
     [
         (output.milliseconds, 12_345_678, "12.3 ms"),
+        (output.milliseconds, 38_966, "0.04 ms"),
         (output.milliseconds, None, "-"),
         (output.milliseconds, True, "-"),
         (output.age, 42_000_000_000, "42 s"),

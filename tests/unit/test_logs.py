@@ -59,7 +59,7 @@ def test_json_form_is_one_object_a_line(stream: io.StringIO) -> None:
 
 def test_level_decides(stream: io.StringIO) -> None:
     setup(logging.WARNING, "text", stream)
-    log = get_log("x")
+    log = get_log("sdwan.x")
     log.debug("a")
     log.info("b")
     assert stream.getvalue() == ""
@@ -67,16 +67,31 @@ def test_level_decides(stream: io.StringIO) -> None:
     assert " error x c" in line(stream)
 
 
+def test_of_libraries_only_warnings_are_told(stream: io.StringIO) -> None:
+    setup(logging.DEBUG, "text", stream)
+    logging.getLogger("chatty").info("every message")
+    get_log("sdwan.x").debug("ours")
+    assert " debug x ours" in line(stream)
+
+
+def test_a_field_named_like_the_head_loses_nothing(stream: io.StringIO) -> None:
+    setup(logging.INFO, "json", stream)
+    get_log("sdwan.x").info("event", time="then", level=3)
+    record = json.loads(line(stream))
+    assert list(record)[:4] == ["time", "level", "logger", "event"]
+    assert (record["level"], record["level_"], record["time_"]) == ("info", 3, "then")
+
+
 def test_setup_again_replaces_the_first(stream: io.StringIO) -> None:
     setup(logging.INFO, "text", io.StringIO())
     setup(logging.INFO, "json", stream)
-    get_log("x").info("once")
+    get_log("sdwan.x").info("once")
     assert json.loads(line(stream))["event"] == "once"
 
 
 def test_values_with_spaces_are_quoted(stream: io.StringIO) -> None:
     setup(logging.INFO, "text", stream)
-    get_log("x").info("refused", why='no "such" link', empty="")
+    get_log("sdwan.x").info("refused", why='no "such" link', empty="")
     assert line(stream).endswith(r'refused why="no \"such\" link" empty=""')
 
 
@@ -97,7 +112,7 @@ SECRETS = [
 @pytest.mark.parametrize("fields", SECRETS)
 def test_no_key_comes_out(stream: io.StringIO, form: str, fields: dict[str, object]) -> None:
     setup(logging.INFO, form, stream)  # type: ignore[arg-type]
-    get_log("x").info("event", **fields)
+    get_log("sdwan.x").info("event", **fields)
     out = line(stream)
     assert KEY_TEXT not in out
     assert KEY.hex() not in out
@@ -111,7 +126,7 @@ def test_no_key_comes_out_of_a_library_or_an_exception(stream: io.StringIO) -> N
     try:
         raise ValueError(f"bad key {KEY_TEXT}")
     except ValueError:
-        get_log("x").exception("failed")
+        get_log("sdwan.x").exception("failed")
     out = stream.getvalue()
     assert KEY_TEXT not in out and "x03" not in out
     assert "ValueError" in out and "test_logs.py" in out
@@ -125,7 +140,7 @@ def test_a_library_record_that_does_not_format_is_still_logged(stream: io.String
 
 def test_long_values_are_cut(stream: io.StringIO) -> None:
     setup(logging.INFO, "text", stream)
-    get_log("x").info("event", text="a " * 100_000)
+    get_log("sdwan.x").info("event", text="a " * 100_000)
     assert len(line(stream)) < 1500 and "(200000 characters)" in line(stream)
 
 
