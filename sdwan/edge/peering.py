@@ -272,6 +272,7 @@ class Peering:
         to, source, ifindex = None, "", 0
         if action.to is not None:
             to, source, ifindex = action.to.remote, action.to.local, action.to.ifindex
+            path_byte &= ~PATH_PIN  # no steering program will turn the pin into a number on the way
         self.shared.plane.send(
             channel.SealControl(
                 self.number, action.local_index, path_byte, to, source, ifindex, action.plaintext
