@@ -16,46 +16,19 @@ What holds here (docs/wire.md, "Handshake"):
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from sdwan.core.cookie import (
-    COOKIE_BODY_BYTES,
-    MAC_BYTES,
-    CookieKeeper,
-    check_mac1,
-    mac,
-    mac1_key,
-    open_cookie,
-)
-from sdwan.core.noise import KEY_BYTES, TAG_BYTES, Entropy, HandshakeState, public_key
-from sdwan.core.wire import HEADER_BYTES, NONCE, Header, Type
-from sdwan.errors import HandshakeError, WireError
-from sdwan.model import PATH_CHOOSE
+from sdwan.core import handshake_form as form
+from sdwan.core.cookie import MAC_BYTES, CookieKeeper, check_mac1, mac1_key, open_cookie
+from sdwan.core.noise import KEY_BYTES, Entropy, HandshakeState, public_key
+from sdwan.core.wire import Header, Type
+from sdwan.errors import HandshakeError
 
 # Specification constants (docs/wire.md) ----------------------------------------------------------
 
 PATTERN = "IKpsk2"
 PROLOGUE = b"sdwan-bond wire 1"
-
-_INDEX = struct.Struct("!I")
-_INIT_PAYLOAD = struct.Struct("!QQ")
-"""Incarnation and number of the INIT."""
-_RESPONSE_PAYLOAD = struct.Struct("!IQ")
-"""The responder's receiver index and incarnation."""
-
-_NOISE_1_BYTES = KEY_BYTES + (KEY_BYTES + TAG_BYTES) + (_INIT_PAYLOAD.size + TAG_BYTES)
-_NOISE_2_BYTES = KEY_BYTES + (_RESPONSE_PAYLOAD.size + TAG_BYTES)
-
-INIT_BYTES = HEADER_BYTES + _INDEX.size + _NOISE_1_BYTES + 2 * MAC_BYTES
-RESPONSE_BYTES = HEADER_BYTES + _NOISE_2_BYTES + MAC_BYTES
-COOKIE_DATAGRAM_BYTES = HEADER_BYTES + COOKIE_BODY_BYTES
-_SIZES_BYTES: dict[int, int] = {
-    Type.INIT: INIT_BYTES,
-    Type.RESPONSE: RESPONSE_BYTES,
-    Type.COOKIE: COOKIE_DATAGRAM_BYTES,
-}
 
 NO_PRESHARED_KEY = bytes(KEY_BYTES)
 """Stands in for the key of peers that share none, as in WireGuard."""
@@ -125,7 +98,7 @@ class _Pending:
 
     @property
     def mac1(self) -> bytes:
-        return self.datagram[-2 * MAC_BYTES : -MAC_BYTES]
+        return self.datagram[form.MAC1_OF_INIT]
 
 
 @dataclass(slots=True)
@@ -206,7 +179,7 @@ class Handshaker:
         if len(peer.indices) >= INDICES_PER_PEER_MAX:
             raise HandshakeError(f"handshake: {INDICES_PER_PEER_MAX} sessions of this peer are kept already")
         for _ in range(INDEX_TRIES):
-            index = int.from_bytes(self._entropy(_INDEX.size), "big")
+            index = int.from_bytes(self._entropy(form.INDEX.size), "big")
             if index and index not in self._owners:
                 self._owners[index] = peer
                 peer.indices.add(index)
@@ -235,16 +208,15 @@ class Handshaker:
         self._end_pending(peer)
         index = self._take_index(peer)
         peer.last_number = max(peer.last_number + 1, now_ns)
-        sender = _INDEX.pack(index)
+        sender = form.INDEX.pack(index)
         try:
             noise = self._noise(sender, initiator=True, peer=peer)
-            message = noise.write_message(_INIT_PAYLOAD.pack(self._incarnation, peer.last_number))
+            message = noise.write_message(form.INIT_PAYLOAD.pack(self._incarnation, peer.last_number))
         except HandshakeError:
             self.release_index(index)
             raise
-        datagram = _with_mac(_header(0, Type.INIT) + sender + message, mac1_key(public)) + bytes(MAC_BYTES)
-        peer.pending = _Pending(index, noise, datagram)
-        return datagram
+        peer.pending = _Pending(index, noise, form.build_init(sender, message, public))
+        return peer.pending.datagram
 
     def _noise(self, sender: bytes, *, initiator: bool, peer: _Peer | None = None) -> HandshakeState:
         return HandshakeState(
@@ -271,7 +243,7 @@ class Handshaker:
             WireError: no handshake datagram of this version, or of the wrong length.
             HandshakeError: forged, replayed, from an unknown peer or for a handshake that is over.
         """
-        header = _checked_header(datagram)
+        header = form.check_form(datagram)
         if header.type == Type.INIT:
             return self._receive_init(datagram, source, now_ns=now_ns, under_load=under_load)
         if header.type == Type.RESPONSE:
@@ -280,18 +252,18 @@ class Handshaker:
 
     def _receive_init(self, datagram: bytes, source: bytes, *, now_ns: int, under_load: bool) -> Outcome:
         mac1 = check_mac1(datagram, key=self._mac1_key, trailing_bytes=MAC_BYTES)
-        sender = datagram[HEADER_BYTES : HEADER_BYTES + _INDEX.size]
-        remote_index = _checked_index(*_INDEX.unpack(sender))
+        sender = datagram[form.SENDER]
+        remote_index = form.check_index(*form.INDEX.unpack(sender))
         if under_load and not self._cookies.is_proven(datagram, source=source, now_ns=now_ns):
             cookie = self._cookies.reply(source=source, mac1=mac1, now_ns=now_ns)
-            return Reply(_header(remote_index, Type.COOKIE) + cookie)
+            return Reply(form.build_cookie(remote_index, cookie))
 
         noise = self._noise(sender, initiator=False)
-        payload = noise.read_message(datagram[HEADER_BYTES + _INDEX.size : -2 * MAC_BYTES])
+        payload = noise.read_message(datagram[form.NOISE_1])
         peer = self._peers.get(noise.remote_static or b"")
         if peer is None:
             raise HandshakeError("handshake: INIT from a public key that no peer is configured with")
-        incarnation, number = _INIT_PAYLOAD.unpack(payload)
+        incarnation, number = form.INIT_PAYLOAD.unpack(payload)
         if peer.answered and peer.answered[0] == (incarnation, number):
             return Reply(peer.answered[1])
         if number <= peer.numbers.get(incarnation, -1):
@@ -307,7 +279,7 @@ class Handshaker:
         local_index = self._take_index(peer)
         noise.preshared_key = peer.preshared_key
         try:
-            message = noise.write_message(_RESPONSE_PAYLOAD.pack(local_index, self._incarnation))
+            message = noise.write_message(form.RESPONSE_PAYLOAD.pack(local_index, self._incarnation))
         except HandshakeError:
             self.release_index(local_index)
             raise
@@ -315,8 +287,7 @@ class Handshaker:
         keys = SessionKeys(
             peer.public, local_index, remote_index, send_key, receive_key, incarnation, initiator=False
         )
-        response = _with_mac(_header(remote_index, Type.RESPONSE) + message, mac1_key(peer.public))
-        return Established(keys, response)
+        return Established(keys, form.build_response(remote_index, message, peer.public))
 
     def _pending_of(self, header: Header) -> tuple[_Peer, _Pending]:
         peer = self._owners.get(header.receiver)
@@ -328,9 +299,9 @@ class Handshaker:
         peer, pending = owner
         check_mac1(datagram, key=self._mac1_key, trailing_bytes=0)
         noise = pending.noise.fork()
-        payload = noise.read_message(datagram[HEADER_BYTES:-MAC_BYTES])
-        remote_index, incarnation = _RESPONSE_PAYLOAD.unpack(payload)
-        _checked_index(remote_index)
+        payload = noise.read_message(datagram[form.NOISE_2])
+        remote_index, incarnation = form.RESPONSE_PAYLOAD.unpack(payload)
+        form.check_index(remote_index)
         send_key, receive_key = noise.split()
         peer.pending = None
         keys = SessionKeys(
@@ -340,11 +311,11 @@ class Handshaker:
 
     def _receive_cookie(self, datagram: bytes, owner: tuple[_Peer, _Pending]) -> Outcome:
         peer, pending = owner
-        cookie = open_cookie(datagram[HEADER_BYTES:], receiver_public=peer.public, mac1=pending.mac1)
+        cookie = open_cookie(datagram[form.COOKIE_BODY], receiver_public=peer.public, mac1=pending.mac1)
         if not pending.cookies_left:
             return Nothing()
         pending.cookies_left -= 1
-        return Reply(_with_mac(pending.datagram[:-MAC_BYTES], cookie))
+        return Reply(form.with_mac2(pending.datagram, cookie))
 
 
 def _remember(numbers: OrderedDict[int, int], incarnation: int, number: int) -> None:
@@ -352,32 +323,3 @@ def _remember(numbers: OrderedDict[int, int], incarnation: int, number: int) -> 
     numbers.move_to_end(incarnation)
     if len(numbers) > INCARNATIONS_MAX:
         numbers.popitem(last=False)
-
-
-def _header(receiver: int, kind: Type) -> bytes:
-    return Header(path=PATH_CHOOSE, class_flags=0, receiver=receiver, type=kind).pack()
-
-
-def _with_mac(datagram: bytes, key: bytes) -> bytes:
-    return datagram + mac(key, datagram, len(datagram))
-
-
-def _checked_index(index: int) -> int:
-    if not index:
-        raise WireError("handshake: receiver index 0 names no session, expected any other")
-    return index
-
-
-def _checked_header(datagram: bytes) -> Header:
-    """Decode the header of a handshake datagram that has the one form its type may have."""
-    header = Header.unpack(datagram)
-    expected_bytes = _SIZES_BYTES.get(header.type)
-    if expected_bytes is None:
-        raise WireError(f"handshake: type {header.type:#04x} is no handshake datagram")
-    kind = Type(header.type)
-    if len(datagram) != expected_bytes:
-        raise WireError(f"handshake: {kind.name} of {len(datagram)} bytes, expected {expected_bytes}")
-    receiver = 0 if kind is Type.INIT else header.receiver
-    if datagram[NONCE] != _header(receiver, kind)[NONCE]:
-        raise WireError(f"handshake: {kind.name} with header fields set that have no meaning in it")
-    return header

@@ -22,15 +22,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sdwan.core.cookie import mac, mac1_key
 from sdwan.core.handshake import (
-    COOKIE_DATAGRAM_BYTES,
     INDICES_PER_PEER_MAX,
-    INIT_BYTES,
-    RESPONSE_BYTES,
     Established,
     Handshaker,
     Reply,
     SessionKeys,
 )
+from sdwan.core.handshake_form import COOKIE_DATAGRAM_BYTES, INIT_BYTES, RESPONSE_BYTES
 from sdwan.core.wire import Header, Type
 from sdwan.errors import HandshakeError, WireError
 

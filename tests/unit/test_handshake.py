@@ -11,17 +11,15 @@ import pytest
 
 from sdwan.core.cookie import mac, mac1_key
 from sdwan.core.handshake import (
-    COOKIE_DATAGRAM_BYTES,
     COOKIES_PER_INIT_MAX,
     INCARNATIONS_MAX,
     INDICES_PER_PEER_MAX,
-    INIT_BYTES,
-    RESPONSE_BYTES,
     Established,
     Handshaker,
     Nothing,
     Reply,
 )
+from sdwan.core.handshake_form import COOKIE_DATAGRAM_BYTES, INIT_BYTES, RESPONSE_BYTES
 from sdwan.core.wire import Header, Type
 from sdwan.errors import HandshakeError, WireError
 from sdwan.model import PATH_CHOOSE
