@@ -203,11 +203,12 @@ class ControlConfig(Section):
         alias="report_interval", ge=10 * MILLISECOND_NS, le=50 * MILLISECOND_NS, shown="25ms",
     )  # fmt: skip
     probe_interval_ns: DurationNs = key(
-        100 * MILLISECOND_NS, "duration 20ms..10s", "Probe each path this often.",
+        100 * MILLISECOND_NS, "duration 20ms..10s",
+        "Probe each path this often while traffic flows on it; idle paths are probed less often.",
         alias="probe_interval", ge=20 * MILLISECOND_NS, le=10 * SECOND_NS, shown="100ms",
     )  # fmt: skip
     quiet_probe_interval_ns: DurationNs = key(
-        10 * SECOND_NS, "duration 1s..60s", "Probe idle paths on metered links this often.",
+        10 * SECOND_NS, "duration 1s..60s", "Probe idle paths on metered links this often, and no other idle path less often.",
         alias="quiet_probe_interval", ge=SECOND_NS, le=60 * SECOND_NS, shown="10s",
     )  # fmt: skip
     keepalive_ns: DurationNs = key(

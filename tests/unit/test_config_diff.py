@@ -10,6 +10,7 @@ import pytest
 
 from sdwan.config.diff import diff
 from sdwan.config.schema import SiteConfig
+from sdwan.edge.reload import applicable
 
 Data = dict[str, Any]
 
@@ -34,11 +35,14 @@ BASE: Data = {
 }  # fmt: skip
 
 
-def changes(edit: str) -> list[str]:
-    """Return what ``diff`` tells after running ``edit`` on a copy of the data, called ``d``."""
+OLD = SiteConfig.model_validate(BASE)
+
+
+def edited(edit: str) -> SiteConfig:
+    """Return the configuration after running ``edit`` on a copy of the data, called ``d``."""
     d = copy.deepcopy(BASE)
     exec(edit, {"key": key}, {"d": d})
-    return [str(change) for change in diff(SiteConfig.model_validate(BASE), SiteConfig.model_validate(d))]
+    return SiteConfig.model_validate(d)
 
 
 CASES = [
@@ -70,4 +74,12 @@ CASES = [
 
 @pytest.mark.parametrize(("edit", "told"), CASES, ids=[edit for edit, _ in CASES])
 def test_changes(edit: str, told: list[str]) -> None:
-    assert changes(edit) == told
+    assert [str(change) for change in diff(OLD, edited(edit))] == told
+
+
+@pytest.mark.parametrize("edit", [edit for edit, _ in CASES])
+def test_what_a_reload_applies_is_what_the_diff_calls_live(edit: str) -> None:
+    new = edited(edit)
+    in_force = applicable(OLD, new)
+    assert diff(OLD, in_force) == [change for change in diff(OLD, new) if change.live]
+    assert diff(in_force, new) == [change for change in diff(OLD, new) if not change.live]
