@@ -96,7 +96,6 @@ _Static_assert(sizeof(struct sdwan_probe) == 16, "probe body");
 
 #define SDWAN_STRIDE_ONE 1024u         /* `inverse` of the path with the largest weight */
 #define SDWAN_STRIDE_MAX (1024u << 10) /* ... and of one with a thousandth of it */
-#define SDWAN_STRIDE_BURST_BYTES 65536 /* credit of a path that comes back */
 
 #define SDWAN_DROP_REASONS 32
 enum drop_reason { /* same numbers as sdwan.model.DropReason */
@@ -164,8 +163,9 @@ _Static_assert(sizeof(struct weights) == 112, "abi");
 struct stride_state {
 	u64 finish[SDWAN_PATHS_PER_PEER];
 	u64 virtual_now;
+	u64 burst_bytes; /* the longest of late; fades by a 64th with every shorter one */
 };
-_Static_assert(sizeof(struct stride_state) == 72, "abi");
+_Static_assert(sizeof(struct stride_state) == 80, "abi");
 
 /* busy[peer * 8 + path], mmapable: when the path will have sent all it was given (earliest delivery). */
 struct busy_state {

@@ -45,22 +45,32 @@ static __always_inline u32 lowest_path(u32 mask)
 	return number;
 }
 
+/* fade_burst - how much a path may lag behind: the longest burst of late */
+static __always_inline u64 fade_burst(struct stride_state *s, u32 bytes)
+{
+	u64 faded = s->burst_bytes - (s->burst_bytes >> 6);
+
+	s->burst_bytes = bytes > faded ? bytes : faded;
+	return s->burst_bytes;
+}
+
 /**
  * choose_stride - byte-fair weighted shares
  *
  * Each path has a virtual finish time that grows by bytes * inverse weight when it is used; the one
- * that would finish first is taken (start-time clamped weighted fair queueing). A path that comes back
- * may lag behind by one burst's worth only: clamping it straight to the present starves low weights,
- * no clamp lets it take everything until it has caught up. Times are compared by difference: they wrap.
+ * that would finish first is taken (weighted fair queueing). A path of low weight rightly starts up to
+ * one burst behind the present, so a path that was away may come back with that much credit and no more:
+ * clamped to the present, low weights starve; not clamped, it would take everything until it caught up.
+ * Times are compared by difference: they wrap.
  */
 static __always_inline u32 choose_stride(struct stride_state *s, const struct weights *w, u32 mask, u32 bytes)
 {
-	u64 best_finish = 0, best_start = 0;
+	u64 best_finish = 0, best_start = 0, lag_bytes = fade_burst(s, bytes);
 	u32 best = NO_PATH_FITS;
 
 	UNROLL
 	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
-		u64 credit = (u64)w->inverse[i] * SDWAN_STRIDE_BURST_BYTES;
+		u64 credit = w->inverse[i] * lag_bytes;
 		u64 start = s->finish[i], finish;
 
 		if (!(mask & 1 << i))

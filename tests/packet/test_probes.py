@@ -1,4 +1,4 @@
-"""The probe reflector and the clock that times its replies: both ends, in the kernel, with TC and with XDP."""
+"""The probe reflector and the clock that times its replies: both ends, with TC and with XDP."""
 
 from __future__ import annotations
 
