@@ -208,7 +208,8 @@ class ControlConfig(Section):
         alias="probe_interval", ge=20 * MILLISECOND_NS, le=10 * SECOND_NS, shown="100ms",
     )  # fmt: skip
     quiet_probe_interval_ns: DurationNs = key(
-        10 * SECOND_NS, "duration 1s..60s", "Probe idle paths on metered links this often, and no other idle path less often.",
+        10 * SECOND_NS, "duration 1s..60s",
+        "Probe idle paths on metered links this often, and no other idle path less often.",
         alias="quiet_probe_interval", ge=SECOND_NS, le=60 * SECOND_NS, shown="10s",
     )  # fmt: skip
     keepalive_ns: DurationNs = key(
