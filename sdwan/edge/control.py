@@ -161,6 +161,7 @@ class Edge:
 
     def _chores(self) -> None:
         self._probes.on_tick()
+        self._telemetry.on_tick()
         heartbeat_ns = int(self._plane.board.total[0]["heartbeat_ns"]) or self._started_ns
         if self._channel is not None and now_ns() - heartbeat_ns > HEARTBEAT_MAX_NS:
             log.error("dataplane_hangs", heartbeat_age_s=(now_ns() - heartbeat_ns) / 1e9)

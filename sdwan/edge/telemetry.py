@@ -7,6 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from sdwan.core.path import Path
@@ -23,8 +24,8 @@ from sdwan.model import PATHS_PER_PEER, DropReason
 SECOND_NS = 10**9
 FRESH_NS = 200_000_000
 """A snapshot younger than this is good enough for whoever asks."""
-RATE_NS = 900_000_000
-"""Two readings further apart than this make a rate."""
+RATE_NS = 500_000_000
+"""Pause between two readings of the counters; rates are made over one to two of them."""
 
 
 class Telemetry:
@@ -36,7 +37,7 @@ class Telemetry:
         self._started_ns = now_ns()
         self._newest: Snapshot | None = None
         self._newest_ns = 0
-        self._readings: list[tuple[int, Any, Any]] = []
+        self._readings: deque[tuple[int, Any, Any]] = deque(maxlen=2)
         self.reloads_applied = 0
         self.reloads_refused = 0
 
@@ -51,10 +52,18 @@ class Telemetry:
         """Make a new one at the next call, whatever its age: something was just changed."""
         self._newest = None
 
+    def on_tick(self) -> None:
+        """Read the counters that rates are made of; called a few times a second."""
+        moment_ns = now_ns()
+        if not self._readings or moment_ns - self._readings[-1][0] >= RATE_NS:
+            self._readings.append((moment_ns, self._site.maps.tx_stats(), self._site.maps.rx_stats()))
+
     def _make(self, moment_ns: int) -> Snapshot:
         site = self._site
         sent, received = site.maps.tx_stats(), site.maps.rx_stats()
-        earlier_ns, earlier_sent, earlier_received = self._earlier(moment_ns, sent, received)
+        earlier_ns, earlier_sent, earlier_received = (
+            self._readings[0] if self._readings else (0, sent, received)
+        )
         elapsed_ns = max(moment_ns - earlier_ns, 1)
         paths = []
         for peering in site.peerings.values():
@@ -82,14 +91,6 @@ class Telemetry:
             reloads_applied=self.reloads_applied,
             reloads_refused=self.reloads_refused,
         )
-
-    def _earlier(self, moment_ns: int, sent: Any, received: Any) -> tuple[int, Any, Any]:
-        """Return the reading rates are measured against, and keep this one for later."""
-        readings = self._readings
-        readings.append((moment_ns, sent, received))
-        while len(readings) > 2 and moment_ns - readings[1][0] >= RATE_NS:
-            readings.pop(0)
-        return readings[0]
 
     def _path(self, peering: Peering, path: Path, sent: Any, received: Any, rates: list[int]) -> PathSnapshot:
         shares = peering.decision.shares if peering.decision else ()
