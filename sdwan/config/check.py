@@ -172,8 +172,11 @@ def _inside(inner: Prefix, outer: Prefix) -> bool:
 
 def _nested_prefixes(config: SiteConfig) -> Iterator[Problem]:
     prefixes = {prefix: peer for _, peer, prefix in _all_prefixes(config)}
+    lengths = sorted(
+        {prefix.prefixlen for prefix in prefixes} - {0}, reverse=True
+    )  # 0: meant to be nested into
     for location, peer, prefix in _all_prefixes(config):
-        for length in range(prefix.prefixlen - 1, 0, -1):  # a default route is meant to be nested into
+        for length in (length for length in lengths if length < prefix.prefixlen):
             owner = prefixes.get(prefix.supernet(new_prefix=length))
             if owner is not None and owner is not peer:
                 why = f"{prefix} is cut out of a prefix of peer {owner.name!r}"
