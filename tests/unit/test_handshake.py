@@ -19,10 +19,9 @@ from sdwan.core.handshake import (
     Nothing,
     Reply,
 )
-from sdwan.core.handshake_form import COOKIE_DATAGRAM_BYTES, INIT_BYTES, RESPONSE_BYTES
+from sdwan.core.handshake_form import COOKIE_DATAGRAM_BYTES, RESPONSE_BYTES
 from sdwan.core.wire import Header, Type
 from sdwan.errors import HandshakeError, WireError
-from sdwan.model import PATH_CHOOSE
 
 EDGE_AT, HUB_AT, STRANGER_AT = b"192.0.2.1:4510", b"198.51.100.1:4510", b"203.0.113.9:7"
 EDGE_INCARNATION, HUB_INCARNATION = 0xE0E1E2E3E4E5E6E7, 0xA0A1A2A3A4A5A6A7
@@ -31,7 +30,9 @@ NOW_NS = 10**12
 
 def make(number: int, incarnation: int, entropy: Callable[[int], bytes] | None = None) -> Handshaker:
     entropy = entropy or Random(number).randbytes
-    return Handshaker(private_key=Random(-number).randbytes(32), incarnation=incarnation, entropy=entropy)
+    return Handshaker(
+        private_key=Random(1000 + number).randbytes(32), incarnation=incarnation, entropy=entropy
+    )
 
 
 def pair(*, edge_psk: bytes | None = None, hub_psk: bytes | None = None) -> tuple[Handshaker, Handshaker]:
@@ -80,21 +81,6 @@ def test_two_messages_give_both_sides_matching_keys(psk: bytes | None) -> None:
     assert (ours.peer_incarnation, theirs.peer_incarnation) == (HUB_INCARNATION, EDGE_INCARNATION)
     assert (ours.initiator, theirs.initiator) == (True, False)
     assert at_edge.reply is None
-
-
-def test_datagrams_have_the_documented_form_and_no_answer_is_larger_than_its_question() -> None:
-    edge, hub = pair()
-    init = edge.initiate(hub.public, now_ns=NOW_NS)
-    pending = edge.pending_index(hub.public)
-    assert pending
-    assert Header.unpack(init) == Header(PATH_CHOOSE, 0, 0, Type.INIT)
-    cookie = receive(hub, init, under_load=True)
-    response = receive(hub, init)
-    assert isinstance(cookie, Reply) and isinstance(response, Established) and response.reply
-    assert Header.unpack(cookie.datagram) == Header(PATH_CHOOSE, 0, pending, Type.COOKIE)
-    assert Header.unpack(response.reply) == Header(PATH_CHOOSE, 0, pending, Type.RESPONSE)
-    sizes = [len(datagram) for datagram in (init, response.reply, cookie.datagram)]
-    assert sizes == [INIT_BYTES, RESPONSE_BYTES, COOKIE_DATAGRAM_BYTES] == [172, 100, 72]
 
 
 def test_bytes_the_kernel_stamps_may_change_on_the_way() -> None:
@@ -425,32 +411,8 @@ def test_a_forged_cookie_or_one_for_an_earlier_init_is_refused() -> None:
         receive(edge, cookie.datagram)
 
 
-# Form --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [Type.INIT, Type.RESPONSE, Type.COOKIE])
-@pytest.mark.parametrize("change", [-1, 1])
-def test_a_wrong_length_is_refused_with_the_right_one(kind: Type, change: int) -> None:
-    right = {Type.INIT: INIT_BYTES, Type.RESPONSE: RESPONSE_BYTES, Type.COOKIE: COOKIE_DATAGRAM_BYTES}[kind]
-    datagram = Header(0, 0, 1, kind).pack().ljust(right + change, b"\0")
-    with pytest.raises(WireError, match=f"{kind.name} of {right + change} bytes, expected {right}"):
-        receive(pair()[1], datagram)
-
-
-@pytest.mark.parametrize("position", [*range(4, 8), *range(9, 16)])
-def test_a_header_field_without_meaning_is_refused_even_with_a_right_mac1(position: int) -> None:
+def test_index_zero_is_refused_from_a_peer_that_makes_right_macs() -> None:
     edge, hub = pair()
-    init = bytearray(edge.initiate(hub.public, now_ns=NOW_NS))
-    init[position] ^= 1
-    init[-32:-16] = mac(mac1_key(hub.public), bytes(init), len(init) - 32)
-    with pytest.raises(WireError, match="INIT with header fields set"):
-        receive(hub, bytes(init))
-
-
-def test_other_types_and_index_zero_are_no_handshake() -> None:
-    edge, hub = pair()
-    with pytest.raises(WireError, match="0x20"):
-        receive(hub, Header(0, 0, 1, Type.CONTROL).pack())
     init = bytearray(edge.initiate(hub.public, now_ns=NOW_NS))
     init[24:28] = bytes(4)
     init[-32:-16] = mac(mac1_key(hub.public), bytes(init), len(init) - 32)
