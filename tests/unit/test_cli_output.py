@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -85,6 +85,7 @@ names = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, anything | st.lists(st.dictionaries(names, anything, max_size=4), max_size=3)))
 def test_any_status_can_be_shown(status: dict[str, Any]) -> None:
     assert shown(status)

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdwan.config import values
@@ -107,11 +107,13 @@ def test_refused_with_a_reason_and_what_would_be_right(parse: Any, written: Any,
     assert refusal.value.right
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1000, max_value=400 * 10**9))
 def test_rates_survive_writing_and_parsing(rate_bps: int) -> None:
     assert values.parse_rate(values.write_rate(rate_bps)) == rate_bps
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=10**9))
 def test_durations_of_whole_microseconds_survive(duration_us: int) -> None:
     text = values.write_duration(duration_us * 1000)

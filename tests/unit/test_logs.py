@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdwan.io.logs import JsonFormatter, TextFormatter, get_log, setup
@@ -144,6 +144,7 @@ def test_long_values_are_cut(stream: io.StringIO) -> None:
     assert len(line(stream)) < 1500 and "(200000 characters)" in line(stream)
 
 
+@settings(deadline=None)
 @given(st.text(), st.dictionaries(st.text(max_size=8), st.text() | st.binary() | st.floats()))
 def test_any_record_is_one_line(event: str, fields: dict[str, object]) -> None:
     record = logging.makeLogRecord({"msg": "%s", "args": (event,), "name": "n", "fields": fields})
@@ -152,6 +153,7 @@ def test_any_record_is_one_line(event: str, fields: dict[str, object]) -> None:
     assert isinstance(json.loads(JsonFormatter().format(record)), dict)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32))
 def test_any_key_is_redacted(key: bytes) -> None:
     text = base64.b64encode(key).decode()
