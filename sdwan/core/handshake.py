@@ -278,11 +278,7 @@ class Handshaker:
     ) -> Established:
         local_index = self._take_index(peer)
         noise.preshared_key = peer.preshared_key
-        try:
-            message = noise.write_message(form.RESPONSE_PAYLOAD.pack(local_index, self._incarnation))
-        except HandshakeError:
-            self.release_index(local_index)
-            raise
+        message = noise.write_message(form.RESPONSE_PAYLOAD.pack(local_index, self._incarnation))
         send_key, receive_key = noise.split()
         keys = SessionKeys(
             peer.public, local_index, remote_index, send_key, receive_key, incarnation, initiator=False

@@ -295,6 +295,13 @@ def test_many_incarnations_fill_a_bounded_memory() -> None:
 # Bounds ------------------------------------------------------------------------------------------------
 
 
+def test_releasing_an_index_nobody_has_changes_nothing() -> None:
+    edge, hub = pair()
+    edge.initiate(hub.public, now_ns=NOW_NS)
+    edge.release_index(1)
+    assert repr(edge) == "Handshaker(peers=1, indices=1)"
+
+
 def test_indices_per_peer_are_bounded_and_one_released_is_one_free() -> None:
     edge, hub = pair()
     taken = [complete(edge, hub, NOW_NS + number)[1].keys for number in range(INDICES_PER_PEER_MAX)][-1]

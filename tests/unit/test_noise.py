@@ -132,3 +132,7 @@ def test_the_last_nonce_is_never_used() -> None:
     cipher.nonce = 2**64 - 1
     with pytest.raises(HandshakeError, match="used up"):
         cipher.encrypt(b"", b"")
+
+
+def test_without_a_key_a_cipher_passes_everything_through() -> None:
+    assert CipherState().encrypt(b"", b"plain") == CipherState().decrypt(b"", b"plain") == b"plain"
