@@ -52,6 +52,7 @@ def with_right_mac1(datagram: bytes, receiver: Handshaker) -> bytes:
     return datagram[:end] + mac(mac1_key(receiver.public), datagram, end) + datagram[end + 16 :]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 @example(b"", False)
 @example(Header(0, 0, 0, Type.INIT).pack(), True)
@@ -64,6 +65,7 @@ def test_any_bytes_are_refused_with_our_own_errors(datagram: bytes, under_load: 
     raise AssertionError("accepted a datagram from nobody")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(LENGTHS)), st.data(), st.booleans())
 def test_invented_datagrams_of_the_right_form_are_refused(
     kind: Type, data: st.DataObject, load: bool

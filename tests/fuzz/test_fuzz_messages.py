@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdwan.core import messages, wire
@@ -39,6 +39,7 @@ HEADERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(HEADERS, st.binary(max_size=64))
 def test_a_header_survives_the_wire_whatever_follows_it(header: wire.Header, rest: bytes) -> None:
     packed = header.pack()
@@ -47,6 +48,7 @@ def test_a_header_survives_the_wire_whatever_follows_it(header: wire.Header, res
         assert wire.Header.unpack(container(packed + rest)) == header
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 @example(b"")
 @example(b"\x01" * 24)
@@ -59,6 +61,7 @@ def test_any_bytes_are_a_header_or_a_wire_error(datagram: bytes) -> None:
         assert header.pack() == datagram[:24]
 
 
+@settings(deadline=None)
 @given(near=st.integers(0, 2**64), distance=st.integers(-(2**31), 2**31 - 1))
 def test_a_counter_widens_to_the_number_it_was_cut_from(near: int, distance: int) -> None:
     true = near + distance
@@ -66,6 +69,7 @@ def test_a_counter_widens_to_the_number_it_was_cut_from(near: int, distance: int
         assert wire.widen(true % 2**32, near) == true
 
 
+@settings(deadline=None)
 @given(low=U32, near=st.integers(0, 2**64))
 def test_a_widened_counter_is_never_negative_and_keeps_its_low_bits(low: int, near: int) -> None:
     wide = wire.widen(low, near)
@@ -88,11 +92,13 @@ CONTROL: st.SearchStrategy[messages.Message] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(CONTROL, st.integers(0, 2000))
 def test_a_control_message_survives_with_any_padding(message: messages.Message, padding: int) -> None:
     assert messages.decode(messages.encode(message) + bytes(padding)) == message
 
 
+@settings(deadline=None)
 @given(CONTROL, st.data())
 def test_a_control_message_cut_short_is_a_wire_error(message: messages.Message, data: st.DataObject) -> None:
     whole = messages.encode(message)
@@ -100,6 +106,7 @@ def test_a_control_message_cut_short_is_a_wire_error(message: messages.Message, 
         messages.decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_plaintext_is_a_control_message_or_a_wire_error(plaintext: bytes) -> None:
     try:
@@ -150,12 +157,14 @@ def has_declared_types(message: channel.Message) -> bool:
     return all(checks[str(field.type)](getattr(message, field.name)) for field in fields(message))
 
 
+@settings(deadline=None)
 @given(CHANNEL)
 def test_a_channel_message_survives(message: channel.Message) -> None:
     packet = channel.encode(message)
     assert channel.decode(packet) == message
 
 
+@settings(deadline=None)
 @given(CHANNEL, st.data())
 def test_a_channel_message_cut_short_is_a_wire_error(message: channel.Message, data: st.DataObject) -> None:
     whole = channel.encode(message)
@@ -163,6 +172,7 @@ def test_a_channel_message_cut_short_is_a_wire_error(message: channel.Message, d
         channel.decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@settings(deadline=None)
 @given(CHANNEL, st.integers(0, 10_000), st.integers(1, 255))
 def test_an_altered_channel_message_has_its_types_or_is_a_wire_error(
     message: channel.Message, position: int, mask: int
@@ -183,6 +193,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([cls.OP for cls in channel._CLASSES]) | U8,
     st.lists(JSON, max_size=8) | JSON,
@@ -205,6 +216,7 @@ def test_well_formed_json_of_the_wrong_shape_is_a_wire_error(
     assert has_declared_types(message)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(struct.pack("!BH", 69, 60000) + b"[" * 60000)
 @example(struct.pack("!BH", 69, 5002) + b"[" + b"9" * 5000 + b"]")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdwan.errors import KeyFileError
@@ -160,11 +160,13 @@ def test_anything_but_one_key_is_refused_and_never_repeated(tmp_path: Path, cont
     assert TEXT.decode()[:20] not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32).filter(any))
 def test_every_key_survives_the_way_through_text(key: bytes) -> None:
     assert parse_key(format_key(key).encode(), "here") == key
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=130))
 def test_whatever_the_text_only_a_key_file_error_escapes(content: bytes) -> None:
     try:
