@@ -260,7 +260,7 @@ def super_vnet(head: memoryview, flags: int, piece_bytes: int, payload_bytes: in
     """
     protocol, offset = transport(head)
     udp = bool(flags & META_UDP)
-    if protocol != (UDP if udp else TCP) or offset + 8 > len(head):
+    if protocol != (UDP if udp else TCP) or offset + (8 if udp else 20) > len(head):
         raise WireError(f"super-packet template: protocol {protocol}, flags {flags:#x}")
     gso_bytes = piece_bytes if payload_bytes > piece_bytes else 0
     return _super_vnet(head[0] >> 4, flags, len(head), offset, gso_bytes)

@@ -30,6 +30,7 @@ class Delivery:
         self._offload = offload
         self._drop = drop
         self._assembler = Assembler()
+        self._joining_peer: Peer | None = None
         self._waiting: dict[int, Peer] = {}
 
     # 1. inner source --------------------------------------------------------------------------
@@ -92,6 +93,9 @@ class Delivery:
         peer.rx_packets += run.rows
         peer.rx_bytes += len(run.frame) - VNET_BYTES
         if run.head_bytes:
+            if self._joining_peer is not peer:
+                self.write_joined()  # no peer continues what another has begun
+                self._joining_peer = peer
             self._join(run)
         else:
             self.write_joined()

@@ -69,6 +69,11 @@ class Burst:
         """Length of datagram ``row``."""
         return self.stride if row < self.rows - 1 else self.last_bytes
 
+    def leave_last_out(self) -> None:
+        """Forget the last datagram; the others are ``stride`` bytes long."""
+        self.rows -= 1
+        self.last_bytes = self.stride
+
 
 class Inward:
     """The receiving half. ``sessions`` and ``peers`` belong to the data plane, which fills them."""
@@ -130,10 +135,15 @@ class Inward:
     # 2. cut into runs ---------------------------------------------------------------------------
 
     def _burst(self, burst: Burst) -> None:
-        rows, stride = burst.rows, burst.stride
-        if burst.row_bytes(rows - 1) < HEADER_BYTES or rows > _ROWS_MAX:
-            self._drop(DropReason.SHORT, rows)
+        if burst.stride < HEADER_BYTES or burst.rows > _ROWS_MAX:
+            self._drop(DropReason.SHORT, burst.rows)
             return
+        if burst.last_bytes < HEADER_BYTES:
+            self._drop(DropReason.SHORT, 1)
+            burst.leave_last_out()
+            if not burst.rows:
+                return
+        rows, stride = burst.rows, burst.stride
         first = _HEAD.unpack_from(self._view)
         if rows == 1:
             self._run(burst, 0, 1, first)
@@ -171,14 +181,18 @@ class Inward:
         """Send datagrams ``start..stop-1``, which are of one kind, on their way."""
         kind = head[_WORD] >> 24
         if head[_VERSION] != wire.VERSION:
-            self._drop(DropReason.MALFORMED, stop - start)
+            self._drop(DropReason.MALFORMED, 1)
+            if stop - start > 1:  # the version is not authenticated: the others may be sound
+                self._one_by_one(burst, start + 1, stop)
         elif Type.INIT <= kind <= Type.COOKIE:
             at = start * burst.stride
             self._plain(burst, self._view[at : at + burst.row_bytes(start)])
         elif (session := self._sessions.get(head[_RECEIVER])) is None:
             self._drop(DropReason.UNKNOWN_SESSION, stop - start)
         elif burst.row_bytes(stop - 1) < HEADER_BYTES + TAG_BYTES:
-            self._drop(DropReason.SHORT, stop - start)
+            self._drop(DropReason.SHORT, 1)
+            if stop - start > 1:
+                self._run(burst, start, stop - 1, head)
         elif kind == Type.SUPER:
             self._open_super(burst, start, stop, head, session)
         elif kind in DATA_TYPES:
@@ -187,6 +201,11 @@ class Inward:
             self._open_control(burst, start, head, session)
         else:
             self._drop(DropReason.UNKNOWN_TYPE, stop - start)
+
+    def _one_by_one(self, burst: Burst, start: int, stop: int) -> None:
+        """Look at datagrams alone that are no run after all, so that a bad one costs only itself."""
+        for row in range(start, stop):
+            self._run(burst, row, row + 1, _HEAD.unpack_from(self._view, row * burst.stride))
 
     # 3. open ----------------------------------------------------------------------------------
 
@@ -197,7 +216,10 @@ class Inward:
         last_payload = burst.row_bytes(stop - 1) - HEADER_BYTES - TAG_BYTES - prefix
         piece = stride - HEADER_BYTES - TAG_BYTES - prefix if rows > 1 else last_payload
         if last_payload <= 0 or piece <= 0 or SLOT_LEAD + prefix + piece * rows > SLOT_BYTES:
-            self._drop(DropReason.BAD_INNER, rows)
+            if rows == 1:
+                self._drop(DropReason.BAD_INNER, 1)
+            else:
+                self._one_by_one(burst, start, stop)
             return
         slot = self._next_slot()
         try:
@@ -205,13 +227,12 @@ class Inward:
         except InvalidTag:
             if rows == 1:
                 self._drop(DropReason.FORGED, 1)
-                return
-            for row in range(start, stop):
-                self._run(burst, row, row + 1, _HEAD.unpack_from(self._view, row * stride))
+            else:
+                self._one_by_one(burst, start, stop)
             return
         link = self._authentic(burst, start, stop, head, session)
         end = SLOT_LEAD + prefix + (rows - 1) * piece + last_payload
-        self._accept(session, self._describe(slot.view[:end], head, session, rows, piece), link)
+        self._accept(burst, session, self._describe(slot.view[:end], head, session, rows, piece), link)
 
     def _open_rows(
         self,
@@ -306,6 +327,7 @@ class Inward:
         if not peer.window.accept(counter):
             self._drop(DropReason.REPLAYED, 1)
             return
+        self._notice_address(burst, session, link)
         self._note(peer, link, counter, 1)
         try:
             for run in _contents(slot.view[:end], head, counter):
@@ -321,16 +343,19 @@ class Inward:
             self._drop(error.reason, 1)  # type: ignore[arg-type]
             return
         link = self._authentic(burst, row, row + 1, head, session)
-        if link is not None:
-            next_counter = next_counter_of(plaintext)
-            if next_counter is not None:
-                self._peers[session.peer_number].order.note_next_counter(link[0], link[2], next_counter)
-            self._opened(burst, session, link[0], plaintext)
+        if link is None:
+            self._drop(DropReason.MALFORMED, 1)
+            return
+        self._notice_address(burst, session, link)
+        next_counter = next_counter_of(plaintext)
+        if next_counter is not None:
+            self._peers[session.peer_number].order.note_next_counter(link[0], link[2], next_counter)
+        self._opened(burst, session, link[0], plaintext)
 
     # 4. what was opened is believed ---------------------------------------------------------------
 
     def _authentic(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> Link | None:
-        """Count opened datagrams per path, notice a new address, confirm the session."""
+        """Count opened datagrams per path, copies included, and confirm the session."""
         peer = self._peers[session.peer_number]
         path = head[_PATH]
         if not session.confirmed:
@@ -349,15 +374,25 @@ class Inward:
             seen.last_send_us = last[_TIME]
             seen.last_ns = self._now_ns
         peer.dirty = True
-        if seen.endpoint != burst.source[:2] and self._now_ns - seen.moved_ns > _MOVED_INTERVAL_NS:
-            seen.moved_ns = self._now_ns
-            self._opened(burst, session, path, b"")
         return path, head[_SEQUENCE], last[_SEQUENCE]
 
-    def _accept(self, session: Session, run: Run, link: Link | None) -> None:
+    def _notice_address(self, burst: Burst, session: Session, link: Link | None) -> None:
+        """Tell control, now and then, that *fresh* datagrams come from an address it did not name.
+
+        A recorded datagram can be sent by anyone from anywhere: it says nothing about the peer.
+        """
+        if link is None:
+            return
+        seen = self._peers[session.peer_number].arrivals[link[0]]
+        if seen.endpoint != burst.source[:2] and self._now_ns - seen.moved_ns > _MOVED_INTERVAL_NS:
+            seen.moved_ns = self._now_ns
+            self._opened(burst, session, link[0], b"")
+
+    def _accept(self, burst: Burst, session: Session, run: Run, link: Link | None) -> None:
         """Admit an opened run of segments, or those of its rows that are fresh."""
         peer = self._peers[session.peer_number]
         if peer.window.accept(run.counter, run.rows):
+            self._notice_address(burst, session, link)
             self._note(peer, link, run.counter, run.rows)
             self._delivery.admit(peer, run)
             return

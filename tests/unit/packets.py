@@ -25,9 +25,8 @@ A6, B6 = "fd01::1", "fd02::1"
 
 def ones_sum(data: bytes, start: int = 0) -> int:
     """Return the folded ones' complement sum, word by word (RFC 1071)."""
-    total = start
-    for at in range(0, len(data), 2):
-        total += int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")
+    padded = data + b"\0" * (len(data) % 2)
+    total = start + sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

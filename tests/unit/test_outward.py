@@ -18,14 +18,7 @@ from sdwan.edge.outward import FLOWS_MAX, WANT_INTERVAL_NS
 from sdwan.model import PATH_CHOOSE, DropReason
 from tests.unit import packets
 from tests.unit.packets import A4, A6, ACK, B4, B6, SYN, pattern, plain, tcp, tso, udp, unfinished, uso
-from tests.unit.walk import PREFIXES, Pair, Road, coalesced, packets_of
-
-
-@pytest.fixture
-def pair():
-    pair = Pair()
-    yield pair
-    pair.close()
+from tests.unit.walk import PREFIXES, Pair, Road, Sender, coalesced, packets_of
 
 
 def arrives(pair: Pair, *frames: bytes) -> list[bytes]:
@@ -373,8 +366,6 @@ def test_a_new_route_is_asked_for_at_once(pair):
 
 
 def test_sockets_take_turns_burst_by_burst(pair):
-    from tests.unit.walk import Sender
-
     second = Sender()
     pair.a.peers[1].add_sender(second)
     for _ in range(4):

@@ -18,7 +18,7 @@ from unittest import mock
 
 from sdwan.core.reorder import HeldBytes
 from sdwan.core.session import Session
-from sdwan.core.wire import HEADER_BYTES, Header
+from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Header, Type
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
@@ -28,6 +28,8 @@ from sdwan.model import DropReason
 from tests.unit import packets
 
 MS = 1_000_000
+HOLE_WAIT_NS = 30 * MS
+"""How long a packet waits for one that is missing and not proven lost."""
 FULL = Offload(tcp=True, udp=True, checksum=True)
 TCP_ONLY = Offload(tcp=True, udp=False, checksum=True)
 NONE = Offload(tcp=False, udp=False, checksum=False)
@@ -231,6 +233,18 @@ class Pair:
         self.a.install(1, index_a, index_b, *keys, seals=seals)
         self.b.install(1, index_b, index_a, *reversed(keys), seals=seals)
 
+    def arriving(self, *batches: Batch) -> list[bytes]:
+        """Let batches arrive at b in one round, wait for their holes; return the packets that come out."""
+        return packets_of(self.b.receive(*batches)) + self.wait_for_holes()
+
+    def wait_for_holes(self) -> list[bytes]:
+        """Let time run until b waits for nothing any more; return the packets that come out."""
+        frames = []
+        for _ in range(2 * HOLE_WAIT_NS // MS):
+            self.clock.now_ns += MS
+            frames += self.b.settle()
+        return packets_of(frames)
+
     def close(self) -> None:
         """Let go of both sites."""
         self.a.close()
@@ -250,7 +264,7 @@ class Road:
             Header.unpack(datagram),
             path=self.path,
             link_sequence=self.sequence,
-            send_time_us=self.sequence * 10,
+            send_time_us=self.sequence * 10 & 0xFFFFFFFF,
         )
         self.sequence = self.sequence + 1 & 0xFFFFFFFF
         return header.pack() + datagram[HEADER_BYTES:]
@@ -277,3 +291,31 @@ def coalesced(datagrams: Iterable[bytes], rows_max: int = 64) -> list[Batch]:
 def packets_of(frames: Iterable[bytes]) -> list[bytes]:
     """Return the finished packets behind TUN frames, in order."""
     return [packet for frame in frames for packet in packets.finished(frame)]
+
+
+# Datagrams no honest site would send ----------------------------------------------------------------
+
+
+def header(kind: int, receiver: int = 9, **fields: int) -> bytes:
+    """Return a header for site b's first session."""
+    return Header(path=0, class_flags=0, receiver=receiver, type=kind, **fields).pack()
+
+
+def flipped(datagram: bytes, at: int) -> bytes:
+    """Change one bit of byte ``at``."""
+    return datagram[:at] + bytes([datagram[at] ^ 1]) + datagram[at + 1 :]
+
+
+def seal(session: Session, counter: int, kind: Type, plaintext: bytes, **fields: int) -> bytes:
+    """Seal anything: what an authenticated but hostile peer could."""
+    head = header(kind, session.remote_index, counter=counter, **fields)
+    body = bytearray(len(plaintext) + TAG_BYTES)
+    session.seal_into(head[4:16], plaintext, None, body)
+    return head + bytes(body)
+
+
+def sealed(pair: Pair, kind: Type, plaintext: bytes, **fields: int) -> bytes:
+    """Seal anything as site a's next datagram."""
+    peer = pair.a.peers[1]
+    peer.next_counter += 1
+    return seal(peer.session, peer.next_counter - 1, kind, plaintext, **fields)
