@@ -71,7 +71,7 @@ struct sdwan_probe {
 _Static_assert(sizeof(struct sdwan_probe) == 16, "probe body");
 
 /* Virtual peer addresses, routed into the entry device; the low 16 bits are the peer number. */
-#define SDWAN_ENTRY_NET4 0xc6120000 /* 198.18.0.0/16 (RFC 2544 range, never routed); we are 198.19.0.1 */
+#define SDWAN_ENTRY_NET4 0xc6120000      /* 198.18.0.0/16 (RFC 2544 range, never routed); we are 198.19.0.1 */
 #define SDWAN_ENTRY_NET6_HIGH 0xfd5d8a3e /* fd5d:8a3e:77c1::/64; peer p is fd5d:8a3e:77c1::p, ... */
 #define SDWAN_ENTRY_NET6_LOW 0x77c10000  /* ... we are fd5d:8a3e:77c1:1::1 */
 
@@ -92,13 +92,14 @@ _Static_assert(sizeof(struct sdwan_probe) == 16, "probe body");
 
 #define SDWAN_SEQUENCE_JUMP_MAX 65536 /* a link sequence further away is suspect */
 #define SDWAN_RESYNC_RUN 64           /* ... unless this many in a row agree: the peer started anew */
-#define SDWAN_HANDSHAKE_PRICE 8       /* tokens: one handshake costs the responder ~0.2 ms of Diffie-Hellman */
+#define SDWAN_HANDSHAKE_PRICE 8 /* tokens: one handshake costs the responder ~0.2 ms of Diffie-Hellman */
 
 #define SDWAN_STRIDE_ONE 1024u         /* `inverse` of the path with the largest weight */
 #define SDWAN_STRIDE_MAX (1024u << 10) /* ... and of one with a thousandth of it */
 
 #define SDWAN_DROP_REASONS 32
-enum drop_reason { /* same numbers as sdwan.model.DropReason */
+/* The same numbers as sdwan.model.DropReason. */
+enum drop_reason {
 	DROP_MALFORMED = 1,
 	DROP_UNKNOWN_RECEIVER = 2,
 	DROP_FLOOD_SOURCE = 3,
@@ -151,10 +152,10 @@ _Static_assert(sizeof(struct path) == 64, "abi");
 
 /* weights[(bank * peers_max + peer) * 8 + class], mmapable: wanted. */
 struct weights {
-	u32 mode;                                 /* enum steer_mode */
-	u32 inverse[SDWAN_PATHS_PER_PEER];        /* 1024 * largest weight / weight; 0 = excluded, in all modes */
-	u32 ns_per_kib[SDWAN_PATHS_PER_PEER];     /* earliest: time to send 1024 bytes; 0 = not known */
-	u32 delay_us[SDWAN_PATHS_PER_PEER];       /* earliest: one-way delay; only differences matter */
+	u32 mode;                             /* enum steer_mode */
+	u32 inverse[SDWAN_PATHS_PER_PEER];    /* 1024 * largest weight / weight; 0 = excluded, in all modes */
+	u32 ns_per_kib[SDWAN_PATHS_PER_PEER]; /* earliest: time to send 1024 bytes; 0 = not known */
+	u32 delay_us[SDWAN_PATHS_PER_PEER];   /* earliest: one-way delay; only differences matter */
 	u32 pad[3];
 };
 _Static_assert(sizeof(struct weights) == 112, "abi");
@@ -163,7 +164,7 @@ _Static_assert(sizeof(struct weights) == 112, "abi");
 struct stride_state {
 	u64 finish[SDWAN_PATHS_PER_PEER];
 	u64 virtual_now;
-	u64 burst_bytes; /* the longest of late; fades by a 64th with every shorter one */
+	u64 burst_bytes; /* the longest of late; fades by a 64th of what is sent after it */
 };
 _Static_assert(sizeof(struct stride_state) == 80, "abi");
 
@@ -183,7 +184,7 @@ _Static_assert(sizeof(struct tx_state) == 16, "abi");
 struct tx_stats {
 	u64 bursts; /* skbs */
 	u64 datagrams;
-	u64 bytes; /* on the wire, with every segment's headers */
+	u64 bytes;  /* on the wire, with every segment's headers */
 	u64 copies; /* of the datagrams: duplicates made by us */
 };
 _Static_assert(sizeof(struct tx_stats) == 32, "abi");

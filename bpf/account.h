@@ -154,7 +154,7 @@ static __always_inline int note_sequence(struct rx_state *s, const struct arriva
 	s->received += a->count;
 	if (ahead >= 0) {
 		note_new(s, ahead, span, a->count);
-	} else if ((u64)-(s64)ahead >= span) {
+	} else if ((u64) - (s64)ahead >= span) {
 		note_old(s, -(s64)ahead - span, a->count);
 	} else { /* begins among the old, ends among the new */
 		old = -(s64)ahead < a->count ? -(s64)ahead : a->count;

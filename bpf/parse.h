@@ -101,7 +101,8 @@ static __always_inline enum sight look(void *data, void *end, u32 link_bytes, __
 	return SIGHT_OTHER;
 }
 
-/* tcp_headers - bytes before the payload of a coalesced TCP packet: what GRO took away from all but the first */
+/* tcp_headers - bytes before the payload of a coalesced TCP packet: what GRO took away from all but the first
+ */
 static __always_inline u32 tcp_headers(void *data, void *end, u32 link_bytes, __be16 protocol)
 {
 	u32 ip_bytes = protocol == to_be16(ETH_P_IPV6) ? IP6_BYTES : IP4_BYTES;

@@ -195,7 +195,8 @@ static __always_inline void turn_around(struct view *v)
  * @now_us: our clock
  * Return: the difference for the UDP checksum.
  */
-static __always_inline u64 answer_probe(struct view *v, struct sdwan_header *h, struct sdwan_probe *body, u32 now_us)
+static __always_inline u64 answer_probe(struct view *v, struct sdwan_header *h, struct sdwan_probe *body,
+					u32 now_us)
 {
 	u32 echo_before = body->echo_time_us, reflect_before = body->reflect_time_us, type_before, type_after;
 	u64 ttl_change = set_ttl(v, SDWAN_PROBE_TTL);

@@ -45,12 +45,13 @@ static __always_inline u32 lowest_path(u32 mask)
 	return number;
 }
 
-/* fade_burst - how much a path may lag behind: the longest burst of late */
+/* fade_burst - how much a path may lag behind: the longest burst of late, less a 64th of what was sent since
+ */
 static __always_inline u64 fade_burst(struct stride_state *s, u32 bytes)
 {
-	u64 faded = s->burst_bytes - (s->burst_bytes >> 6);
+	u64 fade = bytes >> 6;
 
-	s->burst_bytes = bytes > faded ? bytes : faded;
+	s->burst_bytes = s->burst_bytes > bytes + fade ? s->burst_bytes - fade : bytes;
 	return s->burst_bytes;
 }
 
@@ -75,8 +76,10 @@ static __always_inline u32 choose_stride(struct stride_state *s, const struct we
 
 		if (!(mask & 1 << i))
 			continue;
-		if ((s64)(s->virtual_now - start - credit) > 0)
+		if ((s64)(s->virtual_now - start - credit) > 0) {
 			start = s->virtual_now - credit;
+			s->finish[i] = start;
+		}
 		finish = start + (u64)w->inverse[i] * bytes;
 		if (best == NO_PATH_FITS || (s64)(finish - best_finish) < 0) {
 			best = i;
@@ -86,7 +89,9 @@ static __always_inline u32 choose_stride(struct stride_state *s, const struct we
 	}
 	if (best < SDWAN_PATHS_PER_PEER) {
 		s->finish[best] = best_finish;
-		s->virtual_now = best_start;
+		if ((s64)(best_start - s->virtual_now) >
+		    0) /* never back: a path would get its credit twice */
+			s->virtual_now = best_start;
 	}
 	return best;
 }
@@ -107,14 +112,16 @@ static __always_inline u64 later(u64 a, u64 b)
  * choose_earliest - the path that delivers first
  * @busy_until: per path, when it will have sent all it was given
  */
-static __always_inline u32 choose_earliest(const u64 *busy_until, const struct weights *w, u32 mask, u32 bytes, u64 now_ns)
+static __always_inline u32 choose_earliest(const u64 *busy_until, const struct weights *w, u32 mask,
+					   u32 bytes, u64 now_ns)
 {
 	u64 best_arrival = 0;
 	u32 best = NO_PATH_FITS;
 
 	UNROLL
 	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
-		u64 arrival = later(busy_until[i], now_ns) + sending_ns(w, i, bytes) + (u64)w->delay_us[i] * 1000;
+		u64 arrival =
+			later(busy_until[i], now_ns) + sending_ns(w, i, bytes) + (u64)w->delay_us[i] * 1000;
 
 		if (!(mask & 1 << i))
 			continue;

@@ -36,12 +36,30 @@ typedef __s64 s64;
 #define SWAP_BE64(x) (x)
 #endif
 
-static __always_inline __be16 to_be16(u16 x) { return (__be16)SWAP_BE16(x); }
-static __always_inline __be32 to_be32(u32 x) { return (__be32)SWAP_BE32(x); }
-static __always_inline __be64 to_be64(u64 x) { return (__be64)SWAP_BE64(x); }
-static __always_inline u16 from_be16(__be16 x) { return SWAP_BE16((u16)x); }
-static __always_inline u32 from_be32(__be32 x) { return SWAP_BE32((u32)x); }
-static __always_inline u64 from_be64(__be64 x) { return SWAP_BE64((u64)x); }
+static __always_inline __be16 to_be16(u16 x)
+{
+	return (__be16)SWAP_BE16(x);
+}
+static __always_inline __be32 to_be32(u32 x)
+{
+	return (__be32)SWAP_BE32(x);
+}
+static __always_inline __be64 to_be64(u64 x)
+{
+	return (__be64)SWAP_BE64(x);
+}
+static __always_inline u16 from_be16(__be16 x)
+{
+	return SWAP_BE16((u16)x);
+}
+static __always_inline u32 from_be32(__be32 x)
+{
+	return SWAP_BE32((u32)x);
+}
+static __always_inline u64 from_be64(__be64 x)
+{
+	return SWAP_BE64((u64)x);
+}
 
 /* Loops over the eight paths are unrolled: the verifier of older kernels wants it, and it is faster. */
 #ifdef __clang__

@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -94,8 +95,10 @@ def build(
     source = sources()
     adopt = _check_pinned(pin_root, peers_max)
     module = _compile(source, peers_max, pin_root / "maps" if adopt else None, headers_directory)
-    descriptors = _load_programs(module)
     description = _describe(module, peers_max, source)
+    if adopt:
+        _check_layout(description, pin_root)
+    descriptors = _load_programs(module)
     _create_bpffs_directory(pin_root / "progs")
     if not adopt:
         _configure(module, peers_max)
@@ -168,6 +171,27 @@ def _check_pinned(pin_root: Path, peers_max: int) -> bool:
     return True
 
 
+def _check_layout(description: dict[str, Any], pin_root: Path) -> None:
+    """Refuse pinned maps of another layout: BCC would adopt them unseen."""
+    for name, entry in description["maps"].items():
+        with bpfsys.opened(pin_root / "maps" / name) as descriptor:
+            info = bpfsys.map_info(descriptor)
+        wanted = entry["value"].get("itemsize") or int(entry["value"]["format"][1:])
+        if info.value_bytes != wanted:
+            raise KernelError(
+                f"{pin_root} was attached by another version (map {name}: {info.value_bytes} bytes a value, "
+                f"now {wanted}): run 'sdwan-bpf detach' first (counters begin anew)"
+            )
+
+
+def _join(source: Path) -> bytes:
+    """Return sdwan.c with the .c files it includes put in place: BCC translates lookups there only."""
+    text = (source / "sdwan.c").read_text()
+    return re.sub(
+        r'^#include "(\w+\.c)"$', lambda match: (source / match[1]).read_text(), text, flags=re.M
+    ).encode()
+
+
 def _compile(source: Path, peers_max: int, pinned: Path | None, headers_directory: Path) -> Any:
     flags = [f"-I{source}", f"-DSDWAN_PEERS_MAX={peers_max}", "-Wno-unused-function"]
     if pinned is not None:
@@ -175,7 +199,7 @@ def _compile(source: Path, peers_max: int, pinned: Path | None, headers_director
     os.environ["BCC_KERNEL_SOURCE"] = str(headers.ensure(headers_directory))
     bcc = _import_bcc()
     with _captured("compiling bpf/sdwan.c"):
-        return bcc.BPF(src_file=os.fsencode(source / "sdwan.c"), cflags=flags)
+        return bcc.BPF(text=_join(source), cflags=flags)
 
 
 def _load_programs(module: Any) -> dict[str, int]:

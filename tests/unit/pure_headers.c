@@ -11,7 +11,10 @@
 
 /* ---- steer.h */
 
-struct stride_state *stride_new(void) { return calloc(1, sizeof(struct stride_state)); }
+struct stride_state *stride_new(void)
+{
+	return calloc(1, sizeof(struct stride_state));
+}
 
 u32 stride_choose(struct stride_state *s, const u32 *inverse, u32 mask, u32 bytes)
 {
@@ -28,7 +31,8 @@ void stride_jump(struct stride_state *s, u64 by)
 	s->virtual_now += by;
 }
 
-u32 earliest_choose(const u64 *busy, const u32 *ns_per_kib, const u32 *delay_us, u32 mask, u32 bytes, u64 now_ns)
+u32 earliest_choose(const u64 *busy, const u32 *ns_per_kib, const u32 *delay_us, u32 mask, u32 bytes,
+		    u64 now_ns)
 {
 	struct weights w = {};
 
@@ -45,48 +49,60 @@ u32 heaviest_choose(const u32 *inverse, u32 mask)
 	return choose_heaviest(&w, mask);
 }
 
-u32 call_lowest_path(u32 mask) { return lowest_path(mask); }
+u32 call_lowest_path(u32 mask)
+{
+	return lowest_path(mask);
+}
 
 u32 usable(u32 ifindex, u32 flags, u32 is_ip6)
 {
-	struct path p = { .ifindex = ifindex, .flags = flags };
+	struct path p = {.ifindex = ifindex, .flags = flags};
 
 	return path_is_usable(&p, is_ip6);
 }
 
 u32 narrow(u32 mtu, u32 packet_bytes)
 {
-	struct path p = { .mtu = mtu };
+	struct path p = {.mtu = mtu};
 
 	return path_is_narrow(&p, packet_bytes);
 }
 
 /* ---- account.h */
 
-struct rx_state *rx_new(void) { return calloc(1, sizeof(struct rx_state)); }
+struct rx_state *rx_new(void)
+{
+	return calloc(1, sizeof(struct rx_state));
+}
 
 int rx_note(struct rx_state *s, u32 first, u32 last, u32 count)
 {
-	struct arrival a = { .first = first, .last = last, .count = count };
+	struct arrival a = {.first = first, .last = last, .count = count};
 
 	return note_sequence(s, &a);
 }
 
 void rx_read(const struct rx_state *s, u64 *out)
 {
-	u64 values[] = { s->received, s->lost, s->late, s->duplicate, s->suspect, s->next_sequence };
+	u64 values[] = {s->received, s->lost, s->late, s->duplicate, s->suspect, s->next_sequence};
 
 	memcpy(out, values, sizeof(values));
 }
 
-struct token_bucket *bucket_new(void) { return calloc(1, sizeof(struct token_bucket)); }
+struct token_bucket *bucket_new(void)
+{
+	return calloc(1, sizeof(struct token_bucket));
+}
 
 int bucket_take(struct token_bucket *b, u32 rate, u32 tokens, u64 now_ns)
 {
 	return take_tokens(b, rate, tokens, now_ns);
 }
 
-u32 call_count_bits(u64 x) { return count_bits(x); }
+u32 call_count_bits(u64 x)
+{
+	return count_bits(x);
+}
 
 /* ---- parse.h, rewrite.h */
 

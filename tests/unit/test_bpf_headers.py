@@ -102,6 +102,16 @@ def test_a_path_that_was_away_comes_back_with_the_credit_of_one_burst(pure, size
     assert 48 <= taken.count(1) <= 53
 
 
+@pytest.mark.parametrize("size", [100, 1400])
+def test_paths_that_come_back_together_are_equals_at_once(pure, size):
+    """As when traffic changes from IPv4 to IPv6; a long burst before must not favour either."""
+    scheduler = Stride(pure, [1, 1, 1, 1])
+    for _ in range(500):
+        scheduler.send(60_000, mask=0b0011)
+    taken = [scheduler.send(size, mask=0b1100) for _ in range(200)]
+    assert all(first != second for first, second in itertools.pairwise(taken))
+
+
 def test_stride_times_may_wrap(pure):
     scheduler = Stride(pure, [2, 1])
     pure.stride_jump(scheduler.state, ctypes.c_uint64(2**64 - 1024 * 1000 * 50))
