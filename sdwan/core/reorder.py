@@ -106,7 +106,10 @@ class Reorder:
         """Let ``item`` wait; return whatever must go because the reorder window is full."""
         if not self.held_now:
             self._settled = max(self._settled, self._aged())
-        self._waiting.setdefault(item.bucket, {})[item.bucket_sequence] = item
+        waiting = self._waiting.setdefault(item.bucket, {})
+        if item.bucket_sequence in waiting:
+            return [item]  # two in one place: only a hostile peer numbers so
+        waiting[item.bucket_sequence] = item
         self.held_now += 1
         self.held += 1
         self._held_bytes.total += item.size_bytes
