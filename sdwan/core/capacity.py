@@ -43,8 +43,9 @@ FLOOR_NS = 10 * SECOND_NS
 BUCKET_NS = SECOND_NS
 USED_UP = 0.85
 GROWTH_FIRST, GROWTH_MAX = 0.05, 0.5
-ADOPT = 0.5
-"""How far a full window moves the estimate: two windows to believe a change."""
+ADOPT, ADOPT_NEAR, NEAR = 0.5, 0.1, 0.2
+"""How far a full window moves the estimate: two windows to believe a change, but a difference below a fifth is
+mostly noise of the window (5 % measured), which must not make the shares tremble."""
 LOSS_GAIN_LOG2 = 3
 PPM = 1_000_000
 
@@ -158,7 +159,9 @@ class PathRate:
         if self.is_full:
             self._growth = GROWTH_FIRST
             known_bps = delivered_bps if known_bps is None else known_bps
-            self.capacity_bps = self._bounded(int(known_bps + ADOPT * (delivered_bps - known_bps)))
+            step_bps = delivered_bps - known_bps
+            gain = ADOPT_NEAR if abs(step_bps) < NEAR * known_bps else ADOPT
+            self.capacity_bps = self._bounded(int(known_bps + gain * step_bps))
         elif known_bps is not None and delivered_bps > known_bps:
             self.capacity_bps = self._bounded(delivered_bps)
 

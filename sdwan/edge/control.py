@@ -142,11 +142,11 @@ class Edge:
     # What calls the site ----------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        busy = now_ns() < self._site.busy_until_ns
+        self._timers["tick"] = self._loop.call_later(TICK_BUSY_S if busy else TICK_IDLE_S, self._tick)
         self._read_plane()
         self._site.on_tick()
         self._plane.flush()
-        busy = now_ns() < self._site.busy_until_ns
-        self._timers["tick"] = self._loop.call_later(TICK_BUSY_S if busy else TICK_IDLE_S, self._tick)
 
     def _read_plane(self) -> None:
         if self._channel is None:
@@ -160,13 +160,13 @@ class Edge:
         self._site.on_link_events(self._monitor.read())
 
     def _chores(self) -> None:
+        self._timers["chores"] = self._loop.call_later(CHORES_S, self._chores)
         self._probes.on_tick()
         self._telemetry.on_tick()
         heartbeat_ns = int(self._plane.board.total[0]["heartbeat_ns"]) or self._started_ns
         if self._channel is not None and now_ns() - heartbeat_ns > HEARTBEAT_MAX_NS:
             log.error("dataplane_hangs", heartbeat_age_s=(now_ns() - heartbeat_ns) / 1e9)
             self._plane.kill()
-        self._timers["chores"] = self._loop.call_later(CHORES_S, self._chores)
 
     # The data plane ---------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ MILLISECOND_NS = 10**6
 PROBES_EVERY_NS = 20 * MILLISECOND_NS
 """How often answers to probes are collected; the kernel noted their time, so this costs no accuracy."""
 _RING_FIELDS = ("peer", "path", "first_sequence", "segments", "type", "time_ns")
+KERNEL_BEHIND_NS = 500 * MILLISECOND_NS
+"""What the kernel counted is opened at most this much later, or something is wrong."""
 BUSY_NS = 1000 * MILLISECOND_NS
 """The loop keeps its fast rhythm this long after the last sign of traffic."""
 
@@ -222,7 +224,11 @@ class Site:
                 peering.on_inbound(self._inbound(peer), next_counter=next_counter, now_ns=moment_ns)
 
     def _inbound(self, peer: int) -> list[Inbound]:
-        """Join what the data plane opened and what the kernel saw, for each path of a peer."""
+        """Join what the data plane opened and what the kernel saw, for each path of a peer.
+
+        The kernel counts only what comes from a proven endpoint. Until it has counted what was opened, its
+        delay is nobody's, or that of an earlier run: the path is left out.
+        """
         first = peer * PATHS_PER_PEER
         opened = self.plane.board.paths[first : first + PATHS_PER_PEER]
         seen = self.maps.rx_state[first : first + PATHS_PER_PEER]
@@ -239,6 +245,7 @@ class Site:
                 jitter_us=int(seen[path]["jitter_us16"]) >> 4,
             )
             for path in np.flatnonzero(opened["opened"])
+            if int(seen[path]["last_ns"]) + KERNEL_BEHIND_NS > int(opened[path]["last_ns"])
         ]
 
     # Links and the TUN ------------------------------------------------------------------------------
