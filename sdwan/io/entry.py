@@ -88,7 +88,10 @@ def _add_pair(route: IPRoute, name: str) -> None:
 
 
 def _quieten(name: str) -> None:
-    """Keep the kernel's own IPv6 chatter off the device, and the far end from answering or forwarding."""
+    """Keep the kernel's own IPv6 chatter off the device, and the far end from answering or forwarding.
+
+    A router still announces its multicast groups once or twice; steering drops and counts that.
+    """
     netlink.write_switch("ipv6", name, "addr_gen_mode", 1)
     netlink.write_switch("ipv6", name, "accept_ra", 0)
     netlink.write_switch("ipv6", name, "router_solicitations", 0)

@@ -11,9 +11,11 @@ Path n is link n; in IPv4 the paths are 0 and 1, in IPv6 2 and 3. Each site is t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +35,8 @@ UDP_SEGMENT = 103
 SO_NO_CHECK, SO_RCVBUFFORCE = 11, 33
 
 DEADLINE_S = 5.0
+
+_pairs = itertools.count()
 
 
 class Site:
@@ -124,7 +128,8 @@ class Site:
 @contextlib.contextmanager
 def two_sites(unique_name: Callable[[str], str], hook: Hook = Hook.TC) -> Iterator[tuple[Site, Site]]:
     """Build both sites, attached and configured; remove them afterwards."""
-    first, second = Site(unique_name("kern-a"), 1), Site(unique_name("kern-b"), 2)
+    pair = next(_pairs)
+    first, second = Site(unique_name(f"kern{pair}a"), 1), Site(unique_name(f"kern{pair}b"), 2)
     try:
         for site in (first, second):
             site.namespace.create()
@@ -212,8 +217,6 @@ def sequences(headers: list[Header], path: int) -> list[int]:
 
 def tool(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run sdwan-bpf in a site, as an operator does."""
-    import sys
-
     command = [sys.executable, "-m", "sdwan.cli.bpf", *arguments, "--pins", str(site.pin_root)]
     return subprocess.run(
         site.namespace.command(command), capture_output=True, text=True, check=False, timeout=60
