@@ -28,16 +28,19 @@ class Session:
     """Keys of one epoch, in use. ``local_index`` is ours (datagrams to us carry it)."""
 
     __slots__ = (
-        "active", "confirmed", "control_counter", "control_window", "local_index", "open_into",
-        "peer_number", "remote_index", "seal_into", "sealed",
+        "active", "confirmed", "control_counter", "control_window", "incarnation", "local_index",
+        "open_into", "peer_number", "remote_index", "seal_into", "sealed",
     )  # fmt: skip
 
     def __init__(
-        self, peer_number: int, local_index: int, remote_index: int, send_key: bytes, receive_key: bytes
-    ) -> None:
+        self, peer_number: int, local_index: int, remote_index: int, send_key: bytes, receive_key: bytes,
+        incarnation: int = 0,
+    ) -> None:  # fmt: skip
         self.peer_number = peer_number
         self.local_index = local_index
         self.remote_index = remote_index
+        self.incarnation = incarnation
+        """Of the peer's data plane that agreed to it."""
         self.seal_into = AESGCM(send_key).encrypt_into
         self.open_into = AESGCM(receive_key).decrypt_into
         self.active = False

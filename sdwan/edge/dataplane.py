@@ -168,8 +168,7 @@ class DataPlane:
 
     def _confirm(self, session: Session) -> None:
         """The peer has this session's keys: it may seal from now on."""
-        session.active = True
-        self._choose_session(self._peers[session.peer_number])
+        self._activate(session)
         self.tell(channel.Confirmed(session.peer_number, session.local_index))
 
     # from control -----------------------------------------------------------------------------
@@ -241,13 +240,28 @@ class DataPlane:
         peer = self._peers.get(message.peer)
         if peer is None:
             return
-        if message.incarnation != peer.incarnation:
-            peer.begin_anew(message.incarnation)
         session = Session(
-            message.peer, message.local_index, message.remote_index, message.send_key, message.receive_key
-        )
-        session.active = message.active
+            message.peer, message.local_index, message.remote_index, message.send_key, message.receive_key,
+            message.incarnation,
+        )  # fmt: skip
         self._sessions[message.local_index] = session
+        if message.active:
+            self._activate(session)
+
+    def _activate(self, session: Session) -> None:
+        """Let a session seal. Only now, proven, may a new incarnation displace what the old one left.
+
+        Sessions of the old one go at once: a late datagram of theirs, with its high counter, would move
+        the new replay window beyond everything the new process sends.
+        """
+        session.active = True
+        peer = self._peers[session.peer_number]
+        if session.incarnation != peer.incarnation:
+            for index, other in list(self._sessions.items()):
+                is_old = other.peer_number == peer.number and other.incarnation != session.incarnation
+                if is_old and (other.active or other.confirmed):
+                    del self._sessions[index]
+            peer.begin_anew(session.incarnation)
         self._choose_session(peer)
 
     def _choose_session(self, peer: Peer) -> None:
@@ -258,7 +272,7 @@ class DataPlane:
     def _retire(self, message: channel.Retire) -> None:
         session = self._sessions.get(message.local_index)
         if session is not None:
-            session.active = False
+            session.active, session.confirmed = False, True  # a first datagram does not revive it
             self._choose_session(self._peers[session.peer_number])
 
     def _forget(self, message: channel.Forget) -> None:

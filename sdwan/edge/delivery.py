@@ -92,6 +92,7 @@ class Delivery:
     def _deliver_one(self, peer: Peer, run: Run) -> None:
         peer.rx_packets += run.rows
         peer.rx_bytes += len(run.frame) - VNET_BYTES
+        peer.dirty = True
         if run.head_bytes:
             if self._joining_peer is not peer:
                 self.write_joined()  # no peer continues what another has begun
