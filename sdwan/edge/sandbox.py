@@ -7,14 +7,16 @@ instead of killing the process: connectivity fails open, and nothing it could re
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from sdwan.errors import UnsupportedError
 
-# Specification constants (asm-generic/ioctls.h) ---------------------------------------------------
+# Specification constants (asm-generic/ioctls.h, linux/prctl.h) -------------------------------------
 
 _FIONBIO = 0x5421
 """The one ioctl that is left: setting a socket non-blocking."""
+_PR_SET_NO_NEW_PRIVS = 38
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -36,7 +38,7 @@ def enter(uid: int = UID) -> str:
     """Drop to ``uid`` and lock the system calls down; return what was done, for the log.
 
     Raises:
-        UnsupportedError: we are root and could not stop being it.
+        UnsupportedError: we are root and could not stop being it, or the kernel is too old.
     """
     done = []
     if os.geteuid() == 0:
@@ -47,8 +49,15 @@ def enter(uid: int = UID) -> str:
         except OSError as error:
             raise UnsupportedError(f"data plane: cannot become uid {uid}: {error.strerror}") from error
         done.append(f"uid {uid}")
+    done.append(_no_new_privileges())
     done.append(_filter_system_calls())
     return ", ".join(done)
+
+
+def _no_new_privileges() -> str:
+    if ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise UnsupportedError("data plane: this kernel has no no_new_privs; Linux 3.5 or later is needed")
+    return "no_new_privs"
 
 
 def _filter_system_calls() -> str:
@@ -64,5 +73,5 @@ def _filter_system_calls() -> str:
             continue  # not a system call of this architecture or of this libseccomp
     non_blocking = seccomp.Arg(1, seccomp.EQ, _FIONBIO)
     wanted.add_rule(seccomp.ALLOW, "ioctl", non_blocking)
-    wanted.load()  # sets no_new_privs as well
-    return f"seccomp filter of {len(_ALLOWED)} calls, no_new_privs"
+    wanted.load()
+    return f"seccomp filter of {len(_ALLOWED)} calls"
