@@ -44,8 +44,8 @@ BUCKET_NS = SECOND_NS
 USED_UP = 0.85
 GROWTH_FIRST, GROWTH_MAX = 0.05, 0.5
 ADOPT, ADOPT_NEAR, NEAR = 0.5, 0.1, 0.2
-"""How far a full window moves the estimate: two windows to believe a change, but a difference below a fifth is
-mostly noise of the window (5 % measured), which must not make the shares tremble."""
+"""How far a full window moves the estimate: two windows to believe a change. A difference below a fifth is
+mostly the window's own noise (5 % measured), which must not make the shares tremble."""
 LOSS_GAIN_LOG2 = 3
 PPM = 1_000_000
 

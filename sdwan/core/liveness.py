@@ -149,6 +149,11 @@ class Liveness:
         if self.state is PathState.UP and unanswered >= PROBES_LOST and not is_named:
             self._enter(PathState.DEGRADED, "probes lost", mark, now_ns)
 
+    def on_unanswered(self, *, mark: int, now_ns: int) -> None:
+        """Note that a keepalive was not answered: the link may be well, but the peer has no session."""
+        if self.state is PathState.UP:
+            self._enter(PathState.DEGRADED, "keepalive unanswered", mark, now_ns)
+
     def on_timer(self, *, mark: int, now_ns: int) -> None:
         """Give up a path that was suspect for too long; forgive one that has behaved."""
         gives_up_ns = self._gives_up_ns()

@@ -7,8 +7,8 @@ exactly the size in question; an MtuAck says that it arrived. No ICMP message is
                a size that fails ``TRIES`` times is too large, and bisection finds the limit.
     COMPLETE   the size is confirmed now and then, while traffic flows or when the path is suspected. If
                small datagrams get through and this size does not (a black hole), the path falls back to the
-               base and searches again below. Once in ten minutes a search upwards asks whether the way has
-               become wider.
+               base and searches again below. From the suspicion to the confirmation only the base is
+               trusted. Once in ten minutes a search upwards asks whether the way has become wider.
 
 Sizes are whole outer IP packets in bytes, as link MTUs are.
 """
@@ -53,6 +53,8 @@ class MtuSearch:
         self.link_mtu = link_mtu
         self.size_bytes = self.base_bytes
         """What is known to pass."""
+        self.is_doubtful = False
+        """Something went missing, perhaps because of its size; the answer is one round trip away."""
         self._too_large = link_mtu + 1
         self._asked = 0
         """Size under test; 0 = none."""
@@ -66,6 +68,11 @@ class MtuSearch:
     def is_complete(self) -> bool:
         """The limit is found; nothing larger is worth a probe."""
         return self._next_candidate() <= self.size_bytes
+
+    @property
+    def trusted_bytes(self) -> int:
+        """What a path may be given that is not the only one."""
+        return self.base_bytes if self.is_doubtful else self.size_bytes
 
     def next_timer_ns(self) -> int:
         """Return when ``on_timer`` is next due."""
@@ -101,12 +108,15 @@ class MtuSearch:
             return
         self._asked = 0
         self._confirmed_ns = now_ns
+        self.is_doubtful = False
         self.size_bytes = max(self.size_bytes, size_bytes)
         self._next_ns = now_ns + (CONFIRM_NS if self.is_complete else 0)
 
     def on_suspicion(self, *, now_ns: int) -> None:
         """Confirm the size soon: datagrams of a path went missing, perhaps only the large ones."""
-        if not self._asked and self.size_bytes > self.base_bytes:
+        if self.is_complete and self.size_bytes > self.base_bytes:
+            self.is_doubtful = True
+            self._asked = 0
             self._next_ns = now_ns
             self._confirmed_ns = min(self._confirmed_ns, now_ns - RAISE_NS)
 
@@ -132,6 +142,7 @@ class MtuSearch:
 
     def _on_failed(self) -> None:
         self._too_large = self._asked
+        self.is_doubtful = False
         if self._asked <= self.size_bytes:
             self.size_bytes = self.base_bytes
         self._asked = 0

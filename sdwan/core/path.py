@@ -37,6 +37,8 @@ MILLISECOND_NS = 10**6
 SUSPECT_PROBE_NS = 40 * MILLISECOND_NS
 IDLE_NS = 10_000 * MILLISECOND_NS
 """A path counts as busy this long after its last DATA: a pause in a call is not the end of it."""
+ANSWER_NS = 500 * MILLISECOND_NS
+"""What an answer to a keepalive may take beyond the round trip: ten of the peer's report intervals."""
 IDLE_STRETCH = 10
 """Idle paths are probed at a tenth of the pace: a hub has hundreds of them."""
 
@@ -89,6 +91,8 @@ class Path:
         """Of the outward direction, as the peer measures it."""
         self._keepalive_ns = now_ns
         """When something was last sealed for this path alone."""
+        self._unanswered: tuple[int, int] | None = None
+        """A keepalive no report has named yet: its time, and the path's next link sequence before it."""
 
     @property
     def state(self) -> PathState:
@@ -144,6 +148,8 @@ class Path:
         """Take a report's row; tell whether it completed a rate window."""
         sequence = widen(row.last_sequence, self.sent.next_sequence)
         self.sent.on_reported(sequence)
+        if self._unanswered and sequence >= self._unanswered[1]:
+            self._unanswered = None
         self.jitter_ns = row.jitter_us * 1000
         self.judge(age_ns=row.age_us * 1000, report_ns=report_ns, now_ns=now_ns)
         self.liveness.on_named(sequence, mark=self.sent.next_sequence, now_ns=now_ns)
@@ -185,6 +191,9 @@ class Path:
         actions: list[Action] = []
         token = self.prober.on_timer(now_ns=now_ns, interval_ns=self._probe_interval_ns(now_ns))
         self.liveness.on_probes(self.prober.unanswered, mark=mark, now_ns=now_ns)
+        if self._unanswered and now_ns - self._unanswered[0] > self.prober.rtt.wait_ns + ANSWER_NS:
+            self._unanswered = None
+            self.liveness.on_unanswered(mark=mark, now_ns=now_ns)
         if token is not None:
             actions.append(SendProbe(self.number, token))
         if now_ns >= self._keepalive_due_ns(now_ns):
@@ -194,6 +203,8 @@ class Path:
     def keepalive(self, *, next_counter: int, now_ns: int) -> SendControl:
         """Return a sealed sign of life on this path, which the peer answers with a report."""
         self._keepalive_ns = now_ns
+        if self._unanswered is None:
+            self._unanswered = (now_ns, self.sent.next_sequence)
         return SendControl(encode(Keepalive(self.number, next_counter)), path=self.number)
 
     def changed(self, before: PathState, *, now_ns: int) -> list[Action]:

@@ -58,6 +58,8 @@ REPORT_COST = 0.01
 """Part of a path's rate that reports may take."""
 REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
 HELLO_NS = 30_000 * MILLISECOND_NS
+RECONNECT_NS = 90_000 * MILLISECOND_NS
+"""How long a site that waits for its peer tries to reach it first, after losing the session by itself."""
 JUDGE_NS = 10 * MILLISECOND_NS
 """How often silence is looked for while something is due."""
 
@@ -91,6 +93,7 @@ class Tunnel:
         self._decision: Decision | None = None
         self._shape: SetShape | None = None
         self._mtu_told: dict[int, int] = {}
+        self._reconnect_until_ns = 0
 
     def set_pace(self, pace: Pace) -> None:
         """Take another rhythm."""
@@ -128,6 +131,10 @@ class Tunnel:
         self._report_number = None
         for path in self.paths.values():
             path.sent.forget()
+        if self.paths and not self.connects:
+            # The peer cannot know that its session is gone here; we know where it was a moment ago.
+            self.epochs.connects = True
+            self._reconnect_until_ns = now_ns + RECONNECT_NS
         return self._of_epochs(self.epochs.restart())
 
     def close(self) -> list[Action]:
@@ -212,6 +219,7 @@ class Tunnel:
 
     def on_timer(self, *, now_ns: int) -> list[Action]:
         """Do what is due."""
+        self._seek(now_ns)
         actions = self._of_epochs(self.epochs.on_timer(now_ns=now_ns))
         if self.epochs.sealing is None:
             return actions
@@ -226,6 +234,16 @@ class Tunnel:
             actions += path.on_timer(next_counter=self.next_counter, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
         return actions + self._reshape()
+
+    def _seek(self, now_ns: int) -> None:
+        """Begin a new handshake when the peer is silent on every path: perhaps it has no session any more."""
+        if not self.connects:
+            is_over = self.epochs.sealing is not None or now_ns > self._reconnect_until_ns
+            self.epochs.connects = self.epochs.connects and not is_over
+            return
+        usable = [path.state for path in self.paths.values() if path.place.link_up]
+        if usable and all(state is PathState.DOWN for state in usable):
+            self.epochs.on_wanted()
 
     # How: messages ----------------------------------------------------------------------------------
 
@@ -343,9 +361,10 @@ class Tunnel:
         """Return what changed in shares, sizes and waits."""
         actions: list[Action] = []
         for path in self.paths.values():
-            if self._mtu_told.get(path.number) != path.mtu.size_bytes:
-                self._mtu_told[path.number] = path.mtu.size_bytes
-                actions.append(SetPathMtu(path.number, path.mtu.size_bytes))
+            mtu_bytes = self._path_mtu(path)
+            if self._mtu_told.get(path.number) != mtu_bytes:
+                self._mtu_told[path.number] = mtu_bytes
+                actions.append(SetPathMtu(path.number, mtu_bytes))
         decision = decide([path.view() for path in self.paths.values()])
         if is_worth_writing(self._decision, decision):
             self._decision = decision
@@ -355,6 +374,12 @@ class Tunnel:
             self._shape = shape
             actions.append(shape)
         return actions
+
+    def _path_mtu(self, path: Path) -> int:
+        """Return what the kernel may put on a path: what is trusted, or what is known if no other can."""
+        others = (p for p in self.paths.values() if p is not path and p.state is PathState.UP)
+        is_needed = not any(p.mtu.trusted_bytes >= path.mtu.size_bytes for p in others)
+        return path.mtu.size_bytes if is_needed else path.mtu.trusted_bytes
 
     def _datagram_bytes(self) -> int:
         """Return the largest UDP payload every usable path takes.

@@ -26,10 +26,11 @@ from sdwan.core.actions import (
     SetShares,
 )
 from sdwan.core.handshake import Handshaker, SessionKeys
+from sdwan.core.mtu import BASE_BYTES
 from sdwan.core.path import Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
-from sdwan.core.schedule import Decision
+from sdwan.core.schedule import Decision, mode_in_force
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel, kernel
@@ -97,6 +98,7 @@ class Peering:
         self.control_malformed = 0
         self._places: dict[int, Place] = {}
         """As the kernel has them."""
+        self._mtus: dict[int, int] = {}
         self._sockets: dict[int, socket.socket] = {}
         self._pending_index: int | None = None
         self.tunnel = Tunnel(
@@ -215,7 +217,8 @@ class Peering:
                     self.shape = action
                     self._tell_shape()
                     self.shared.shape_changed()
-                case SetPathMtu(path, _):
+                case SetPathMtu(path, mtu_bytes):
+                    self._mtus[path] = mtu_bytes
                     self._write_path(path)
                 case MovePath(path, whereabouts):
                     self._set_place(path, self.shared.links.place_at(whereabouts), now_ns)
@@ -301,7 +304,6 @@ class Peering:
             self._places[number] = place
             self._tell_place(number, place)
             self._do(self.tunnel.set_place(number, place, now_ns=now_ns), now_ns)
-            self._write_path(number)
 
     def _tell_place(self, number: int, place: Place) -> None:
         """Tell kernel and data plane where a path leads, before anything is sent that way."""
@@ -313,12 +315,11 @@ class Peering:
         place = self._places.get(number)
         if place is None:
             return
-        path = self.tunnel.paths.get(number)
         where = place.whereabouts
         try:
             self.shared.maps.set_path(
                 self.number, number, ifindex=where.ifindex, up=place.link_up, ipv6=place.ipv6,
-                mtu=path.mtu.size_bytes if path else place.link_mtu,
+                mtu=self._mtus.get(number, BASE_BYTES[place.ipv6]),
                 source=where.local, source_port=self.shared.config.port,
                 remote=where.remote[0], remote_port=where.remote[1],
             )  # fmt: skip
@@ -327,6 +328,7 @@ class Peering:
 
     def _drop_path(self, number: int, now_ns: int) -> None:
         self._places.pop(number, None)
+        self._mtus.pop(number, None)
         self._do(self.tunnel.remove_path(number), now_ns)
         self.shared.maps.clear_path(self.number, number)
 
@@ -349,7 +351,10 @@ class Peering:
         steering = self.shared.config.steering
         self.shared.maps.write_weights({
             (self.number, traffic_class): Weights(
-                steering.mode_of(traffic_class), decision.shares, decision.ns_per_kib, decision.delay_us
+                mode_in_force(steering.mode_of(traffic_class), decision),
+                decision.shares,
+                decision.ns_per_kib,
+                decision.delay_us,
             )
             for traffic_class in range(CLASSES)
         })  # fmt: skip

@@ -92,6 +92,8 @@ class Side:
     clock_offset_us: int
     remote_of: dict[int, tuple[str, int]]
     """Address the peer sees this side under, by path."""
+    initiated: list[int] = field(default_factory=list)
+    """When it began handshakes."""
     next_sequence: list[int] = field(default_factory=lambda: [0] * 8)
     ring: list[tuple[int, tuple[int, int, int, int]]] = field(default_factory=list)
     arrived: dict[int, Arrived] = field(default_factory=dict)
@@ -101,6 +103,8 @@ class Side:
     path_mtu: dict[int, int] = field(default_factory=dict)
     credit: list[float] = field(default_factory=lambda: [0.0] * 8)
     log: list[tuple[int, Event]] = field(default_factory=list)
+    is_deaf: bool = False
+    """Its data plane is gone: nothing is opened, though the kernel still reflects probes."""
     share_log: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
     received_data: list[tuple[int, int]] = field(default_factory=list)
     """(when, number) of every DATA datagram."""
@@ -202,7 +206,9 @@ class World:
                     self.do(side, side.tunnel.set_place(path, place, now_ns=self.now_ns))
                 case Event():
                     side.log.append((self.now_ns, action))
-                case epochs.Initiate() | epochs.Install() | epochs.Retire() | epochs.Forget():
+                case epochs.Initiate():
+                    side.initiated.append(self.now_ns)
+                case epochs.Install() | epochs.Retire() | epochs.Forget():
                     pass
 
     def _tick(self, side: Side) -> None:
@@ -294,6 +300,8 @@ class World:
         number: int,
     ) -> None:
         side = self.far(sender)
+        if side.is_deaf:
+            return
         arrived = side.arrived.setdefault(path, Arrived())
         if sequence >= arrived.kernel_next:
             arrived.lost += sequence - arrived.kernel_next

@@ -219,3 +219,52 @@ def test_a_restart_of_the_data_plane_forgets_sessions_but_keeps_the_paths() -> N
     world.do(world.edge, world.edge.tunnel.restart(now_ns=world.now_ns))
     assert world.edge.tunnel.epochs.sealing is None
     assert set(world.edge.tunnel.paths) == {0, 1}
+
+
+def test_an_edge_whose_peer_lost_the_session_shakes_hands_again() -> None:
+    world = connected()
+    world.run(6 * SECOND)  # past the pause between two handshakes
+    before = len(world.edge.initiated)
+    world.hub.is_deaf = True
+    world.stream(world.edge, 20 * MS, 5 * SECOND)
+    took_ns = world.run_until(lambda: len(world.edge.initiated) > before)
+    assert took_ns < 1500 * MS
+    world.run(4 * SECOND)
+    assert len(world.edge.initiated) - before <= 2  # at the pace of retries, not of the loop
+
+
+def test_an_idle_edge_notices_a_deaf_peer_by_its_keepalives() -> None:
+    world = connected()
+    before = len(world.edge.initiated)
+    world.hub.is_deaf = True
+    assert world.run_until(lambda: len(world.edge.initiated) > before, 40 * SECOND) < 30 * SECOND
+
+
+def test_a_hub_that_lost_its_session_calls_the_edges_it_knows() -> None:
+    world = connected()
+    world.do(world.hub, world.hub.tunnel.restart(now_ns=world.now_ns))
+    world.do(world.hub, world.hub.tunnel.on_timer(now_ns=world.now_ns))
+    assert len(world.hub.initiated) == 1
+    world.run(120 * SECOND)
+    assert world.hub.initiated[-1] - world.hub.initiated[0] <= 95 * SECOND
+    assert not world.hub.tunnel.epochs.connects
+
+
+def test_a_path_under_suspicion_gets_no_large_datagrams_until_their_size_is_confirmed() -> None:
+    world = connected()
+    world.stream(world.edge, 5 * MS, 3 * SECOND, size_bytes=1472)
+    world.run(SECOND)
+    world.out[0].mtu = 1300
+    world.run_until(lambda: world.edge.state(0) is DEGRADED)
+    assert world.edge.path_mtu == {0: 1200, 1: 1500}
+    world.run_until(lambda: world.edge.state(0) is UP)
+    assert world.edge.path_mtu == {0: 1200, 1: 1500}
+
+
+def test_the_only_path_keeps_its_size_under_suspicion() -> None:
+    world = connected(links=1)
+    world.stream(world.edge, 5 * MS, 3 * SECOND)
+    world.run(SECOND)
+    world.out[0].is_black = True
+    world.run_until(lambda: world.edge.state(0) is DEGRADED)
+    assert world.edge.path_mtu == {0: 1500}
