@@ -181,9 +181,10 @@ class SteeringConfig(Section):
     """How the kernel chooses the path of a datagram."""
 
     mode: Mode = key(
-        SteerMode.STRIDE, "stride, earliest, pin or duplicate",
-        "`stride`: shares by weight; `earliest`: the path that delivers first; `pin`: the heaviest path; "
-        "`duplicate`: a copy on every path.", shown="stride",
+        SteerMode.EARLIEST, "earliest, stride, pin or duplicate",
+        "`earliest`: the path that delivers first, while the capacity of every path is configured or has been "
+        "measured, else as `stride`; `stride`: shares by weight; `pin`: the heaviest path; `duplicate`: a copy "
+        "on every path.", shown="earliest",
     )  # fmt: skip
     classes: dict[Annotated[int, Field(ge=0, lt=CLASSES)], Mode] = key(
         {}, "map: class 0..7 to mode", "Another mode for single traffic classes.", shown="none"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sdwan.model import PATHS_PER_PEER, PathState
+from sdwan.model import PATHS_PER_PEER, PathState, SteerMode
 
 # Implementation constants ------------------------------------------------------------------------
 
@@ -107,6 +107,18 @@ def burst_segments(chosen: Sequence[PathView]) -> int:
         return BURST_SEGMENTS_MAX
     rate_bps = sum(max(view.capacity_bps or 0, view.delivered_bps) for view in chosen)
     return min(max(rate_bps * BURST_NS // (FRAME_BITS * 10**9), 1), BURST_SEGMENTS_MAX)
+
+
+def mode_in_force(wanted: SteerMode, decision: Decision) -> SteerMode:
+    """Return the mode the kernel is told: earliest delivery needs the capacity of every path in use.
+
+    A path of unknown capacity would seem to send in no time and take everything, or, being slower, never
+    be tried; shares find out.
+    """
+    in_use = [ns for share, ns in zip(decision.shares, decision.ns_per_kib, strict=True) if share]
+    if wanted is SteerMode.EARLIEST and not all(in_use):
+        return SteerMode.STRIDE
+    return wanted
 
 
 def is_worth_writing(old: Decision | None, new: Decision) -> bool:
