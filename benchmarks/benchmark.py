@@ -199,8 +199,9 @@ def main(quick: bool, parts: tuple[str, ...], rounds: int | None, output: Path) 
     results["targets"] = [asdict(verdict) for verdict in verdicts]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(*tables.lay_out(results, verdicts), sep="\n\n")
-    console.print(f"\nwritten: {output}")
+    for part in tables.lay_out(results, verdicts):
+        console.print(part, "")
+    console.print(f"written: {output}")
 
 
 if __name__ == "__main__":

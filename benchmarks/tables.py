@@ -27,10 +27,12 @@ def lay_out(results: dict[str, Any], verdicts: list[Verdict]) -> Iterable[Render
     yield _verdicts(verdicts)
 
 
-def _table(title: str, *columns: str) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for number, heading in enumerate(columns):
-        made.add_column(heading, justify="right" if number else "left", header_style="dim")
+def _table(title: str, *figures: str) -> Table:
+    """Make a table; the title heads the first column, the others hold figures."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(title, header_style="bold", no_wrap=True)
+    for heading in figures:
+        made.add_column(heading, justify="right", header_style="dim", no_wrap=True)
     return made
 
 
@@ -44,8 +46,8 @@ def _machine(facts: dict[str, Any]) -> RenderableType:
 
 def _unshaped(found: dict[str, dict[str, float]]) -> Table:
     made = _table(
-        "One link without limits (TCP: CUBIC; CPU: s per Gbit, both ends, one stream)",
-        *("", "TCP 1", "TCP 4", "CPU", "UDP 200 B", "ping", "ours / it"),
+        "One link, no limits",
+        *("TCP 1", "TCP 4", "CPU s/Gbit", "UDP 200 B", "ping", "ours / it"),
     )
     ours_bps = found["ours"]["tcp1_bps"]
     for name, row in found.items():
@@ -63,8 +65,8 @@ def _unshaped(found: dict[str, dict[str, float]]) -> Table:
 
 def _bonded(rows: list[dict[str, Any]]) -> Table:
     made = _table(
-        "One TCP stream over two TBF links, 50 ms of buffer",
-        *("Mbit/s", "goodput", "of the ceiling", "of the sum", "TUN MTU", "retransmits"),
+        "Two links (Mbit/s), one TCP stream",
+        *("goodput", "of the ceiling", "of the sum", "TUN MTU", "retransmits"),
     )
     for row in rows:
         made.add_row(
@@ -79,14 +81,27 @@ def _bonded(rows: list[dict[str, Any]]) -> Table:
 
 
 def _pairs(title: str, values: dict[str, Any]) -> Table:
-    made = _table(title, "", "")
+    made = _table(title, "")
     for name, value in values.items():
-        made.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+        made.add_row(name.replace("_", " "), _readable(name, value))
     return made
 
 
+def _readable(name: str, value: Any) -> str:
+    """Write a figure by the unit its name ends in."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if "_bps" in name:
+        return f"{value / 1e9:.2f} Gbit/s"
+    if "_pps" in name:
+        return f"{value / 1e3:.1f} k/s"
+    if name.endswith("_cost"):
+        return f"{value:.1%}"
+    return f"{value:.1f}"
+
+
 def _verdicts(verdicts: list[Verdict]) -> Table:
-    made = _table("Targets", "", "wanted", "measured", "")
+    made = _table("Targets", "wanted", "measured", "")
     for verdict in verdicts:
         shown = f"{verdict.measured:.3f} {verdict.unit}".strip()
         made.add_row(

@@ -1,7 +1,7 @@
 """The demo: two sites, two unlike links, a real file, and a cable cut on the way.
 
     edge ── 120 Mbit/s, 10 ms ─────────────── hub
-         └─  60 Mbit/s, 25 ms, a little loss ─┘
+         └─  60 Mbit/s, 12 ms, a little loss ─┘
 
 What is shown is the product driven by its own commands, real packets through the real kernel: each link alone
 (plain TCP, no tunnel), the bond (iperf3), then a file copied through it while one link goes dark and comes
@@ -37,7 +37,7 @@ from sdwan.lab.traffic import Iperf, IperfResult
 NAME = "demo"
 MS = 1_000_000
 FAST = Impairment(rate_bps=120_000_000, delay_ns=10 * MS)
-SLOW = Impairment(rate_bps=60_000_000, delay_ns=25 * MS, loss_ppm=20)
+SLOW = Impairment(rate_bps=60_000_000, delay_ns=12 * MS, loss_ppm=20)
 """A little loss: nothing repairs lost datagrams yet, and at 20 ppm CUBIC can still fill the bond."""
 ALONE_S = 4.0
 BOND_S = 8.0

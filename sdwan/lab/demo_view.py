@@ -83,7 +83,7 @@ class DemoView:
     def report(self, result: DemoResult) -> None:
         """Print what came of it."""
         self._stop()
-        made = table("\nWhat came of it", "", "")
+        made = table("\nWhat came of it", "")
         for number, mbps in enumerate(result.single_link_mbps):
             made.add_row(f"link {number} alone, no tunnel", figure(mbps, "Mbit/s"))
         made.add_row("their sum", figure(result.sum_of_links_mbps, "Mbit/s"))
@@ -134,7 +134,7 @@ def _picture(links: Sequence[Impairment]) -> RenderableType:
 
 
 def _paths_table(paths: Sequence[dict[str, Any]]) -> RenderableType:
-    made = table("", "link", "state", "share", "", "out", "rtt", "loss")
+    made = table("link", "state", "share", "", "out", "rtt", "loss")
     for path in paths:
         share_ppm = path.get("share_ppm") or 0
         filled = round(share_ppm / 1e6 * BAR_WIDTH)

@@ -11,11 +11,12 @@ from rich.text import Text
 from sdwan.lab.runner import Result
 
 
-def table(title: str, *columns: str) -> Table:
-    """Make a table whose first column is words and whose other columns are figures."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for number, heading in enumerate(columns):
-        made.add_column(heading, justify="right" if number else "left", header_style="dim", no_wrap=True)
+def table(title: str, *figures: str) -> Table:
+    """Make a table; the title heads the first column, which is words, the others hold figures."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column(title, header_style="bold", no_wrap=True)
+    for heading in figures:
+        made.add_column(heading, justify="right", header_style="dim", no_wrap=True)
     return made
 
 
@@ -36,7 +37,7 @@ def percent(share_ppm: float | None, digits: int = 1) -> str:
 
 def scenario_view(result: Result) -> RenderableType:
     """Lay out one scenario: what happened, what was measured, what was expected."""
-    figures = table(f"Scenario {result.scenario}", "", "")
+    figures = table(f"Scenario {result.scenario}", "")
     if result.probes_sent is not None:
         figures.add_row("longest gap of the 5 ms stream", figure(result.longest_gap_ms, "ms"))
         figures.add_row("probes lost", f"{result.probes_lost} of {result.probes_sent}")
@@ -52,7 +53,7 @@ def scenario_view(result: Result) -> RenderableType:
     if result.events:
         parts.append(Text("\n".join(f"  {event}" for event in result.events), "dim"))
     if result.checks:
-        checks = table("", "expected", "", "measured", "")
+        checks = table("expected", "", "measured", "")
         for check in result.checks:
             checks.add_row(check.name, check.wanted, check.measured, mark(check.ok))
         parts.append(checks)
@@ -61,7 +62,7 @@ def scenario_view(result: Result) -> RenderableType:
 
 def summary_view(results: Sequence[Result]) -> Table:
     """Lay out several scenarios, a line each."""
-    made = table("Scenarios", "", "gap", "probes lost", "TCP", "UDP", "UDP lost", "")
+    made = table("Scenarios", "gap", "probes lost", "TCP", "UDP", "UDP lost", "")
     for result in results:
         made.add_row(
             result.scenario,

@@ -18,7 +18,7 @@ from typing import Any
 from sdwan.io.maps import Maps
 from sdwan.lab.configs import Settings
 from sdwan.lab.scenario import ExpectPart, Scenario, StepPart
-from sdwan.lab.site import Overlay, overlay
+from sdwan.lab.site import Edge, Overlay, overlay
 from sdwan.lab.stream import Gap, probe_stream
 from sdwan.lab.topology import Lab
 from sdwan.lab.traffic import Iperf, IperfResult
@@ -28,6 +28,8 @@ from sdwan.model import PATHS_PER_PEER
 # Implementation constants --------------------------------------------------------------------------
 
 UDP_BYTES = 1200
+PATH_EVENT = " path_state "
+"""How the edge's log marks a path that goes from one state to another."""
 TCP_PORT, UDP_PORT = 5201, 5202
 SETTLE_S = 1.0
 """After the tunnel is up, before the loads begin: addresses are resolved, the MTU is found."""
@@ -64,6 +66,8 @@ class Result:
     shares_ppm: list[int] = field(default_factory=list)
     """Of the bytes the first site sent through the tunnel, by path."""
     events: list[str] = field(default_factory=list)
+    path_changes: list[str] = field(default_factory=list)
+    """What the edges logged about their paths from the first load on."""
     checks: list[Check] = field(default_factory=list)
 
     def as_plain(self) -> dict[str, Any]:
@@ -104,6 +108,7 @@ def _play_on(scenario: Scenario, lab: Lab, running: Overlay, say: Say) -> Result
             )  # fmt: skip
         for load in loads.values():
             stack.callback(load.close)
+        logged = {name: edge.log.stat().st_size for name, edge in running.edges.items()}
         begin_ns = time.monotonic_ns()
         for step in sorted(scenario.steps, key=lambda step: step.at):
             _sleep_until(begin_ns + step.at)
@@ -117,6 +122,9 @@ def _play_on(scenario: Scenario, lab: Lab, running: Overlay, say: Say) -> Result
             _note_gap(result, stream.stop().judge(begin_ns, begin_ns + scenario.duration))
     after = sent_bytes(running, scenario.sites[0])
     result.shares_ppm = shares_ppm(before, after, len(lab.ports(scenario.sites[0])))
+    result.path_changes = [
+        f"{name}: {line}" for name, edge in running.edges.items() for line in path_changes(edge, logged[name])
+    ]
     result.checks = judge(result, scenario.expect)
     result.ok = all(check.ok for check in result.checks)
     return result
@@ -130,6 +138,12 @@ def sent_bytes(running: Overlay, site: str) -> list[int]:
         return [int(value) for value in rows["bytes"]]
     finally:
         maps.close()
+
+
+def path_changes(edge: Edge, begin_bytes: int) -> list[str]:
+    """Return what an edge has logged about the states of its paths since its log had this length."""
+    lines = edge.log.read_bytes()[begin_bytes:].decode(errors="replace").splitlines()
+    return [line for line in lines if PATH_EVENT in line]
 
 
 def shares_ppm(before: list[int], after: list[int], paths: int) -> list[int]:
