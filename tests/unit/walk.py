@@ -196,7 +196,10 @@ class Site:
 
     def receive(self, *batches: Batch, source: tuple = SOURCE) -> list[bytes]:
         """Let these batches arrive in one go; return the frames written to the TUN."""
-        mouth = Mouth(batches, source, self.tun.drain)
+        return self.receive_from(Mouth(batches, source, self.tun.drain))
+
+    def receive_from(self, mouth: object) -> list[bytes]:
+        """Let the site read what plays a socket until it is empty; return the frames written to the TUN."""
         with mock.patch("sdwan.edge.inward.monotonic_ns", self.clock):
             self.inward.pump(mouth)  # type: ignore[arg-type]
         return self.tun.written()
