@@ -7,25 +7,26 @@ then it counts what crosses the interfaces and changes nothing. Each command pri
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from sdwan.cli import output
+from sdwan.cli import bpf_view, output
 from sdwan.cli.entry import EXIT_CODES_HELP, run
 from sdwan.errors import KernelError
 from sdwan.io import attach as attaching
-from sdwan.io import bpf, entry
-from sdwan.io.attach import Attached, Hook, Status
+from sdwan.io import bpf, entry, netlink
+from sdwan.io.attach import Hook
 from sdwan.io.layout import DEFAULT_PIN_ROOT
 from sdwan.io.maps import Maps, Weights
 from sdwan.model import CLASSES, PATHS_PER_PEER, PEERS_MAX_DEFAULT, SteerMode
@@ -36,10 +37,6 @@ WATCH_INTERVAL_S = 1.0
 
 ARRIVED = ("received", "lost", "late", "duplicate", "suspect")
 """Fields of struct rx_state an operator asks for."""
-
-NOTHING_CONFIGURED = (
-    "no tunnel is configured: traffic is counted and not touched; 'sdwan edge run' configures one"
-)
 
 pins_option = click.option(
     "--pins",
@@ -118,18 +115,7 @@ def attach(
         "links": [{**asdict(link), "hook": link.hook.value} for link in attached],
         "tunnel_configured": bool(status.port),
     }
-    _print(as_json, data, lambda: _attach_view(attached, status, built.adopted))
-
-
-def _attach_view(attached: list[Attached], status: Status, adopted: bool) -> RenderableType:
-    rows = [(link.link, str(link.ifindex), link.hook.value, link.note) for link in attached]
-    columns = [("link", False), ("index", True), ("receive hook", False), ("note", False)]
-    lines = [f"programs and maps are pinned under {status.pin_root}"]
-    if adopted:
-        lines.append("replaced what was attached; counters and link sequences go on")
-    if not status.port:
-        lines.append(NOTHING_CONFIGURED)
-    return Group(output.table("Attached", columns, rows), "", *lines)
+    _print(as_json, data, lambda: bpf_view.attach_view(attached, status, built.adopted))
 
 
 @sdwan_bpf.command()
@@ -157,36 +143,7 @@ def detach(interfaces: tuple[str, ...], pin_root: Path, entry_name: str, as_json
 def status(pin_root: Path, as_json: bool) -> None:
     """Show what is pinned and attached, and what crossed each link."""
     found = attaching.status(pin_root)
-    _print(as_json, asdict(found), lambda: _status_view(found))
-
-
-def _status_view(found: Status) -> RenderableType:
-    if not found.pinned:
-        return Text(f"nothing is pinned under {found.pin_root}: run 'sdwan-bpf attach IFACE...'")
-    tunnel = f"UDP port {found.port}" if found.port else NOTHING_CONFIGURED
-    steering = "steering" if found.steering else "not steering"
-    head = Text(f"{found.pin_root}: up to {found.peers_max - 1} peers, {steering}; {tunnel}")
-    columns = [
-        ("link", False), ("carrier", False), ("MTU", True), ("receive", False), ("send", False),
-        ("out", True), ("of it tunnel", True), ("in", True), ("of it tunnel", True),
-    ]  # fmt: skip
-    rows = [
-        (
-            link.link,
-            Text("up", "green") if link.carrier else Text("down", "red"),
-            str(link.mtu),
-            link.receive_hook or output.UNKNOWN,
-            "steers" if link.steers else "counts" if link.counts_sent else output.UNKNOWN,
-            output.size(link.stats.tx_bytes), output.size(link.stats.tx_tunnel_bytes),
-            output.size(link.stats.rx_bytes), output.size(link.stats.rx_tunnel_bytes),
-        )
-        for link in found.links
-    ]  # fmt: skip
-    parts: list[RenderableType] = [head, "", output.table("Links", columns, rows)]
-    if found.drops:
-        drops = [(reason, str(count)) for reason, count in found.drops.items()]
-        parts += ["", output.table("Dropped", [("reason", False), ("datagrams", True)], drops)]
-    return Group(*parts)
+    _print(as_json, asdict(found), lambda: bpf_view.status_view(found))
 
 
 @sdwan_bpf.command()
@@ -196,11 +153,12 @@ def counters(pin_root: Path, as_json: bool) -> None:
     """Show the counters of every path in use, of every link, and of drops by reason."""
     maps = Maps.open(pin_root)
     data = _read_counters(maps)
-    _print(as_json, data, lambda: _counters_view(data, None))
+    _print(as_json, data, lambda: bpf_view.counters_view(data))
 
 
 def _read_counters(maps: Maps) -> dict[str, Any]:
     sent, received, arrived = maps.tx_stats(), maps.rx_stats(), maps.rx_state
+    names = {link.index: link.name for link in netlink.links()}
     paths = []
     for index in range(PATHS_PER_PEER, maps.peers_max * PATHS_PER_PEER):
         peer, path = divmod(index, PATHS_PER_PEER)
@@ -221,7 +179,10 @@ def _read_counters(maps: Maps) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "paths": paths,
-        "links": {str(index): asdict(stats) for index, stats in maps.link_stats().items()},
+        "links": [
+            {"link": names.get(index, f"index {index}"), "ifindex": index, **asdict(stats)}
+            for index, stats in maps.link_stats().items()
+        ],
         "drops": {reason.name.lower(): count for reason, count in maps.drops().items()},
     }
 
@@ -230,62 +191,30 @@ def _plain(record: Any) -> dict[str, int]:
     return {name: int(record[name]) for name in record.dtype.names}
 
 
-def _counters_view(data: dict[str, Any], earlier: dict[str, Any] | None) -> RenderableType:
-    columns = [
-        ("peer", True), ("path", True), ("state", False), ("remote", False),
-        ("sent", True), ("out", True), ("received", True), ("in", True),
-        ("lost", True), ("late", True), ("duplicate", True), ("jitter", True),
-    ]  # fmt: skip
-    before = {(path["peer"], path["path"]): path for path in (earlier or {}).get("paths", [])}
-    rows = [_counter_row(path, before.get((path["peer"], path["path"]))) for path in data["paths"]]
-    drops = [(reason, str(count)) for reason, count in data["drops"].items() if count]
-    parts: list[RenderableType] = [output.table("Paths", columns, rows)]
-    if drops:
-        parts += ["", output.table("Dropped", [("reason", False), ("datagrams", True)], drops)]
-    return Group(*parts)
-
-
-def _counter_row(path: dict[str, Any], before: dict[str, Any] | None) -> list[str | Text]:
-    """Lay out one path; with an earlier reading, bytes become rates."""
-    volumes = []
-    for direction in ("sent", "received"):
-        count = path[direction]["bytes"]
-        if before is None:
-            volumes.append(output.size(count))
-        else:
-            volumes.append(output.rate((count - before[direction]["bytes"]) * 8 / WATCH_INTERVAL_S))
-    arrived = path["arrived"]
-    return [
-        str(path["peer"]), str(path["path"]),
-        Text("up", "green") if path["up"] else Text("down", "red"),
-        path["remote"] or output.UNKNOWN,
-        str(path["sent"]["datagrams"]), volumes[0], str(path["received"]["datagrams"]), volumes[1],
-        str(arrived["lost"]), str(arrived["late"]), str(arrived["duplicate"]),
-        output.milliseconds(path["jitter_us"] * 1000),
-    ]  # fmt: skip
-
-
 @sdwan_bpf.command()
 @pins_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line and second.")
 @click.option("--count", type=click.IntRange(0), default=0, help="End after so many; 0 = never.")
 def watch(pin_root: Path, as_json: bool, count: int) -> None:
-    """Show the counters of every path, live, with the rate of the last second."""
+    """Show the counters of every path and link, live, with the rate of the last second."""
     maps = Maps.open(pin_root)
-    earlier = _read_counters(maps)
-    shown = 0
-    with Live(_counters_view(earlier, None), console=output.console(), transient=False) as live:
-        if as_json:
-            live.stop()
-        while not count or shown < count:
-            time.sleep(WATCH_INTERVAL_S)
-            now = _read_counters(maps)
-            if as_json:
-                click.echo(json.dumps(now))
-            else:
-                live.update(_counters_view(now, earlier), refresh=True)
-            earlier = now
-            shown += 1
+    if as_json:
+        for now, _, _ in _readings(maps, count):
+            click.echo(json.dumps(now))
+        return
+    with Live(console=output.console(), auto_refresh=False) as live:
+        for now, earlier, elapsed_s in _readings(maps, count):
+            live.update(bpf_view.counters_view(now, earlier, elapsed_s), refresh=True)
+
+
+def _readings(maps: Maps, count: int) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:
+    """Give each second's counters, those of the second before, and the time between; for ever if 0."""
+    earlier, read_at = _read_counters(maps), time.monotonic()
+    for _ in range(count) if count else itertools.count():
+        time.sleep(WATCH_INTERVAL_S)
+        now, now_at = _read_counters(maps), time.monotonic()
+        yield now, earlier, now_at - read_at
+        earlier, read_at = now, now_at
 
 
 # Weights ---------------------------------------------------------------------------------------------
@@ -310,26 +239,11 @@ def weights_show(peer: int | None, pin_root: Path, as_json: bool) -> None:
             read = maps.read_weights(number, traffic_class)
             if any(read.shares):
                 found.append({"peer": number, "class": traffic_class, **_weights_data(read)})
-    _print(as_json, found, lambda: _weights_view(found))
+    _print(as_json, found, lambda: bpf_view.weights_view(found))
 
 
 def _weights_data(read: Weights) -> dict[str, Any]:
     return {**asdict(read), "mode": read.mode.name.lower()}
-
-
-def _weights_view(found: list[dict[str, Any]]) -> RenderableType:
-    if not found:
-        return Text("no peer has weights")
-    columns = [("peer", True), ("class", True), ("mode", False)]
-    columns += [(f"path {path}", True) for path in range(PATHS_PER_PEER)]
-    rows = [
-        [str(row["peer"]), str(row["class"]), row["mode"], *map(_share_text, row["shares"])] for row in found
-    ]
-    return output.table("Weights", columns, rows)
-
-
-def _share_text(share: float) -> str:
-    return output.percent(share * 1e6) if share else output.UNKNOWN
 
 
 @weights.command("set")
@@ -371,7 +285,7 @@ def weights_set(
         {"peer": peer, "class": number, **_weights_data(maps.read_weights(peer, number))}
         for number in classes
     ]
-    _print(as_json, found, lambda: _weights_view(found))
+    _print(as_json, found, lambda: bpf_view.weights_view(found))
 
 
 def main() -> None:

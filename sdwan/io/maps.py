@@ -8,7 +8,6 @@ are indexed ``peer * 8 + path``. One process (edge control) writes, any number r
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -22,68 +21,30 @@ from sdwan.errors import KernelError
 from sdwan.io import bpfsys
 from sdwan.io.layout import DEFAULT_PIN_ROOT, SCHEMA, Layout, read_layout
 from sdwan.io.ring import TxRing
-from sdwan.model import CLASSES, PATHS_PER_PEER, DropReason, SteerMode
+from sdwan.io.rows import (
+    FLAG_IPV6,
+    FLAG_UP,
+    U32,
+    LinkStats,
+    PathEntry,
+    Weights,
+    address_fields,
+    load_path,
+    load_weights,
+    store_weights,
+)
+from sdwan.model import CLASSES, PATHS_PER_PEER, DropReason
+
+__all__ = ["LinkStats", "Maps", "PathEntry", "Weights"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Specification constants (bpf/abi.h) ---------------------------------------------------------------
 
-_FLAG_UP, _FLAG_IPV6 = 1, 2
-_STRIDE_ONE = 1024
-"""``inverse`` of the path with the largest weight."""
-_STRIDE_MAX = 1 << 20
 _PROBE_SLOTS = 8
-_U32 = 0xFFFFFFFF
 
 _LIVE = ("cfg", "paths", "weights", "busy", "tx_state", "rx_state", "probes", "tx_ring", "tx_ring_head")
 _OTHER = ("tx_stats", "rx_stats", "drops", "link_stats", "receivers")
-
-_NO_SHARES = (0.0,) * PATHS_PER_PEER
-_NO_NUMBERS = (0,) * PATHS_PER_PEER
-
-
-@dataclass(frozen=True, slots=True)
-class PathEntry:
-    """One path as the kernel has it."""
-
-    ifindex: int
-    up: bool
-    ipv6: bool
-    mtu: int
-    """Largest IP packet, bytes."""
-    source: str
-    source_port: int
-    remote: str
-    remote_port: int
-    generation: int
-    """Goes up with every write."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How one traffic class of one peer is spread over its paths; tuples have one entry per path."""
-
-    mode: SteerMode = SteerMode.STRIDE
-    shares: tuple[float, ...] = _NO_SHARES
-    """Any unit: only ratios matter, down to 1:1024. 0 excludes the path, in every mode."""
-    ns_per_kib: tuple[int, ...] = _NO_NUMBERS
-    """Time to send 1024 bytes; 0 = not known."""
-    delay_us: tuple[int, ...] = _NO_NUMBERS
-    """One-way delay; only differences matter."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStats:
-    """What crossed one attached interface, in frames and bytes on the wire; tunnel traffic included."""
-
-    tx_packets: int = 0
-    tx_bytes: int = 0
-    tx_tunnel_packets: int = 0
-    tx_tunnel_bytes: int = 0
-    rx_packets: int = 0
-    rx_bytes: int = 0
-    rx_tunnel_packets: int = 0
-    rx_tunnel_bytes: int = 0
 
 
 @dataclass
@@ -171,20 +132,20 @@ class Maps:
         bounded by the link's own MTU, so that a larger one can be searched for.
         """
         row = self._path_row(peer, path)
-        flags = (_FLAG_UP if up else 0) | (_FLAG_IPV6 if ipv6 else 0)
+        flags = (FLAG_UP if up else 0) | (FLAG_IPV6 if ipv6 else 0)
         wanted = {
             "ifindex": ifindex,
             "source_port": socket.htons(source_port),
             "remote_port": socket.htons(remote_port),
-            **_address_fields(source, remote, ipv6),
+            **address_fields(source, remote, ipv6),
         }
         moved = any(not np.array_equal(row[name], value) for name, value in wanted.items())
-        if moved or bool(row["flags"] & _FLAG_IPV6) != ipv6:
+        if moved or bool(row["flags"] & FLAG_IPV6) != ipv6:
             row["flags"] = 0
             for name, value in wanted.items():
                 row[name] = value
         row["mtu"] = mtu
-        row["generation"] = (int(row["generation"]) + 1) & _U32
+        row["generation"] = (int(row["generation"]) + 1) & U32
         row["flags"] = flags
 
     def clear_path(self, peer: int, path: int) -> None:
@@ -195,32 +156,17 @@ class Maps:
         row["ifindex"] = 0
         for name in ("mtu", "source_port", "remote_port", "source4", "remote4", "source6", "remote6"):
             row[name] = 0
-        row["generation"] = (generation + 1) & _U32
+        row["generation"] = (generation + 1) & U32
 
     def set_path_up(self, peer: int, path: int, up: bool) -> None:
         """Let the kernel use a path, or not: the link has carrier and an address."""
         row = self._path_row(peer, path)
         flags = int(row["flags"])
-        row["flags"] = flags | _FLAG_UP if up else flags & ~_FLAG_UP
+        row["flags"] = flags | FLAG_UP if up else flags & ~FLAG_UP
 
     def read_path(self, peer: int, path: int) -> PathEntry | None:
         """Return one path, or None if it is unused."""
-        row = self._path_row(peer, path)
-        if not row["ifindex"]:
-            return None
-        ipv6 = bool(row["flags"] & _FLAG_IPV6)
-        family = "6" if ipv6 else "4"
-        return PathEntry(
-            ifindex=int(row["ifindex"]),
-            up=bool(row["flags"] & _FLAG_UP),
-            ipv6=ipv6,
-            mtu=int(row["mtu"]),
-            source=_text(row[f"source{family}"]),
-            source_port=socket.ntohs(int(row["source_port"])),
-            remote=_text(row[f"remote{family}"]),
-            remote_port=socket.ntohs(int(row["remote_port"])),
-            generation=int(row["generation"]),
-        )
+        return load_path(self._path_row(peer, path))
 
     def write_weights(self, updates: Mapping[tuple[int, int], Weights]) -> None:
         """Put weights of (peer, class) into force, all at once.
@@ -233,22 +179,14 @@ class Maps:
         table = self.live["weights"].reshape(2, rows)
         table[1 - active] = table[active]
         for (peer, traffic_class), weights in updates.items():
-            _store_weights(table[1 - active][self._class_index(peer, traffic_class)], weights)
+            store_weights(table[1 - active][self._class_index(peer, traffic_class)], weights)
         self.config["bank"] = 1 - active
 
     def read_weights(self, peer: int, traffic_class: int) -> Weights:
         """Return the weights in force; shares add up to 1 (or to 0 where no path has any)."""
         active = int(self.config["bank"]) & 1
         row = self.live["weights"][active * self.peers_max * CLASSES + self._class_index(peer, traffic_class)]
-        inverse = row["inverse"].astype(np.float64)
-        shares = np.divide(_STRIDE_ONE, inverse, out=np.zeros(PATHS_PER_PEER), where=inverse > 0)
-        total = shares.sum() or 1.0
-        return Weights(
-            SteerMode(int(row["mode"])),
-            tuple(float(share) for share in shares / total),
-            tuple(int(value) for value in row["ns_per_kib"]),
-            tuple(int(value) for value in row["delay_us"]),
-        )
+        return load_weights(row)
 
     # Receivers -----------------------------------------------------------------------------------
 
@@ -406,40 +344,6 @@ def _view(descriptor: int, dtype: np.dtype[Any]) -> Array:
     entries = bpfsys.map_info(descriptor).max_entries
     memory = bpfsys.map_memory(descriptor, entries * dtype.itemsize)
     return np.frombuffer(memory, dtype, entries)
-
-
-def _store_weights(row: Any, weights: Weights) -> None:
-    largest = max(weights.shares, default=0.0)
-    inverse = [
-        min(_STRIDE_MAX, round(_STRIDE_ONE * largest / share)) if share > 0 else 0
-        for share in weights.shares
-    ]  # fmt: skip
-    row["mode"] = int(weights.mode)
-    row["inverse"] = _row_of(inverse)
-    row["ns_per_kib"] = _row_of([min(max(value, 0), _U32) for value in weights.ns_per_kib])
-    row["delay_us"] = _row_of([min(max(value, 0), _U32) for value in weights.delay_us])
-
-
-def _row_of(values: list[int]) -> list[int]:
-    if len(values) > PATHS_PER_PEER:
-        raise KernelError(f"weights for {len(values)} paths: a peer has {PATHS_PER_PEER}")
-    return values + [0] * (PATHS_PER_PEER - len(values))
-
-
-def _address_fields(source: str, remote: str, ipv6: bool) -> dict[str, Any]:
-    """Give the address fields of a path as the machine reads network-order words."""
-    words = {"source4": 0, "remote4": 0, "source6": [0] * 4, "remote6": [0] * 4}
-    for name, text in (("source", source), ("remote", remote)):
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if (address.version == 6) != ipv6:
-            raise KernelError(f"path {name} {text}: not an IPv{6 if ipv6 else 4} address")
-        packed = np.frombuffer(address.packed, np.uint32)
-        words[f"{name}{address.version}"] = packed if ipv6 else packed[0]
-    return words
-
-
-def _text(words: Any) -> str:
-    return str(ipaddress.ip_address(np.asarray(words, np.uint32).tobytes()))
 
 
 def _receiver_key(index: int) -> bytes:

@@ -266,7 +266,7 @@ def test_malformed_datagrams_to_our_port_are_dropped_and_counted(link, descripti
 # Strangers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Type.SUPER, Type.SINGLE, Type.CONTAINER, Type.CONTROL])
+@pytest.mark.parametrize("kind", [Type.SUPER, Type.SINGLE, Type.CONTAINER, Type.BUNDLE, Type.CONTROL])
 def test_a_sealed_datagram_for_a_receiver_nobody_chose_is_dropped(link, kind):
     assert link.receive(replace(GOOD, payload=datagram(kind, path=PATH))).verdict == link.dropped
     assert link.drops() == {"UNKNOWN_RECEIVER": 1}
