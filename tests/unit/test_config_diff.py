@@ -67,8 +67,8 @@ CASES = [
     ("d['peers'][0]['endpoints'].append({'address': '203.0.113.2:1', 'link': 'lte'})",
      ["peers[hub].endpoints: [{address: 203.0.113.1:4510}] -> "
       "[{address: 203.0.113.1:4510}, {address: 203.0.113.2:1, link: lte}]"]),
-    ("d['steering'] = {'mode': 'earliest', 'classes': {0: 'duplicate'}}",
-     ["steering.mode: stride -> earliest", "steering.classes: {} -> {0: duplicate}"]),
+    ("d['steering'] = {'mode': 'stride', 'classes': {0: 'duplicate'}}",
+     ["steering.mode: earliest -> stride", "steering.classes: {} -> {0: duplicate}"]),
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_a_good_file_becomes_a_configuration(tmp_path: Path) -> None:
     assert config.private_key == tmp_path / "keys/edge.key"
     assert config.links[0].rate_up_bps == 20_000_000
     assert config.links[1].rate_up_bps is None
-    assert config.steering.mode_of(3) is SteerMode.STRIDE
+    assert config.steering.mode_of(3) is SteerMode.EARLIEST
     assert config.status_socket == Path("/run/sdwan/berlin.sock")
     assert config.peers[0].public_key_text == HUB_KEY
 
