@@ -120,28 +120,36 @@ class Liveness:
         ):
             self._enter(PathState.UP, "proven", mark, now_ns)
 
-    def on_evidence(
-        self, log: SentLog, *, age_ns: int | None, jitter_ns: int, rtt_ns: int, report_ns: int, now_ns: int
-    ) -> None:
-        """Judge an UP path by what is due on it.
+    def on_age(self, log: SentLog, *, age_ns: int, jitter_ns: int, now_ns: int) -> None:
+        """Judge an UP path by a report: is something overdue?
 
         Args:
-            log: what was sent on the path.
-            age_ns: at a report, how long ago its newest datagram had arrived; None between reports.
+            log: what was sent on the path, released up to what the report names.
+            age_ns: when the report was made, how long ago its newest datagram had arrived.
             jitter_ns: mean deviation of the delay.
-            rtt_ns: an estimate, used only when the report can say nothing.
-            report_ns: when the newest report arrived.
+        """
+        oldest_ns = log.oldest_due_ns()
+        if self.state is not PathState.UP or oldest_ns is None or log.named is None:
+            return
+        if age_ns - (oldest_ns - log.named.time_ns) > SLACK_NS + JITTERS * jitter_ns:
+            self._enter(PathState.DEGRADED, "overdue", log.next_sequence, now_ns)
+
+    def silent_at_ns(self, log: SentLog, *, jitter_ns: int, rtt_ns: int, report_ns: int) -> int | None:
+        """Return when an UP path counts as silent unless a report comes; None while nothing is due.
+
+        Args:
+            rtt_ns: an estimate.
+            report_ns: when the newest report arrived, whatever it named.
         """
         oldest_ns = log.oldest_due_ns()
         if self.state is not PathState.UP or oldest_ns is None:
-            return
-        slack_ns = SLACK_NS + JITTERS * jitter_ns
-        if age_ns is not None and log.named and age_ns - (oldest_ns - log.named.time_ns) > slack_ns:
-            self._enter(PathState.DEGRADED, "overdue", log.next_sequence, now_ns)
-            return
+            return None
         since_ns = max(oldest_ns, report_ns) if log.named else oldest_ns
-        if now_ns - since_ns > rtt_ns + slack_ns + SILENCE_NS:
-            self._enter(PathState.DEGRADED, "silence", log.next_sequence, now_ns)
+        return since_ns + rtt_ns + SLACK_NS + JITTERS * jitter_ns + SILENCE_NS
+
+    def on_silence(self, *, mark: int, now_ns: int) -> None:
+        """Note that no report came in time."""
+        self._enter(PathState.DEGRADED, "silence", mark, now_ns)
 
     def on_probes(self, unanswered: int, *, mark: int, now_ns: int) -> None:
         """Take the number of probes lost in a row."""

@@ -144,47 +144,35 @@ class Path:
         self.peer_rate_bps, self.peer_weight_ppm = receive_rate_bps, weight_ppm
         self._configure_rate()
 
-    def on_report(self, row: PathReport, *, report_ns: int, now_ns: int) -> bool:
+    def on_report(self, row: PathReport, *, now_ns: int) -> bool:
         """Take a report's row; tell whether it completed a rate window."""
         sequence = widen(row.last_sequence, self.sent.next_sequence)
         self.sent.on_reported(sequence)
         if self._unanswered and sequence >= self._unanswered[1]:
             self._unanswered = None
         self.jitter_ns = row.jitter_us * 1000
-        self.judge(age_ns=row.age_us * 1000, report_ns=report_ns, now_ns=now_ns)
+        self.liveness.on_age(self.sent, age_ns=row.age_us * 1000, jitter_ns=self._jitter_ns(), now_ns=now_ns)
         self.liveness.on_named(sequence, mark=self.sent.next_sequence, now_ns=now_ns)
         return self.rate.on_report(row, now_ns=now_ns)
 
-    def judge(self, *, age_ns: int | None, report_ns: int, now_ns: int) -> None:
-        """Ask whether something sent on the path is overdue."""
-        if self.liveness.state is not PathState.UP:
-            return
-        self.liveness.on_evidence(
-            self.sent,
-            age_ns=age_ns,
-            jitter_ns=max(self.jitter_ns, self.prober.rtt.jitter_ns),
-            rtt_ns=self.prober.rtt.wait_ns if self.rtt_ns is None else self.rtt_ns,
-            report_ns=report_ns,
-            now_ns=now_ns,
-        )
-
     # Timers ---------------------------------------------------------------------------------------
 
-    def next_timer_ns(self, now_ns: int) -> int:
-        """Return when ``on_timer`` is next due."""
+    def next_timer_ns(self, *, report_ns: int, now_ns: int) -> int:
+        """Return when ``on_timer`` is next due; ``report_ns`` is when the peer's newest report arrived."""
         if not self.place.link_up:
             return now_ns + IDLE_NS
         due = [self._keepalive_due_ns(now_ns), self.prober.next_timer_ns()]
         if self.state is PathState.UP:
             due.append(self.mtu.next_timer_ns())
-        liveness_ns = self.liveness.next_timer_ns()
-        if liveness_ns is not None:
-            due.append(liveness_ns)
+        due += [at for at in (self.liveness.next_timer_ns(), self._silent_at_ns(report_ns)) if at is not None]
         return min(due)
 
-    def on_timer(self, *, next_counter: int, now_ns: int) -> list[Action]:
-        """Do what is due: probes, keepalives, MTU probes."""
+    def on_timer(self, *, next_counter: int, report_ns: int, now_ns: int) -> list[Action]:
+        """Do what is due: judge silence, send probes, keepalives, MTU probes."""
         mark = self.sent.next_sequence
+        silent_at_ns = self._silent_at_ns(report_ns)
+        if silent_at_ns is not None and now_ns >= silent_at_ns:
+            self.liveness.on_silence(mark=mark, now_ns=now_ns)
         self.liveness.on_timer(mark=mark, now_ns=now_ns)
         if not self.place.link_up:
             return []
@@ -221,6 +209,15 @@ class Path:
         return [Event("path_state", fields, is_warning=self.state is PathState.DOWN)]
 
     # How ------------------------------------------------------------------------------------------
+
+    def _silent_at_ns(self, report_ns: int) -> int | None:
+        rtt_ns = self.prober.rtt.wait_ns if self.rtt_ns is None else self.rtt_ns
+        return self.liveness.silent_at_ns(
+            self.sent, jitter_ns=self._jitter_ns(), rtt_ns=rtt_ns, report_ns=report_ns
+        )
+
+    def _jitter_ns(self) -> int:
+        return max(self.jitter_ns, self.prober.rtt.jitter_ns)
 
     def _keepalive_due_ns(self, now_ns: int) -> int:
         proving_ns = self.liveness.keepalive_interval_ns(now_ns)

@@ -28,7 +28,9 @@ LOSS_TOLERATED_PPM = 20_000
 LOSS_RUINOUS_PPM = 200_000
 QUALITY_LEAST = 0.1
 CHANGE = 0.05
-"""Relative change of a share that is worth a write."""
+"""Relative change of a share or a rate that is worth a write."""
+DELAY_US = 1000
+"""Change of a delay that is."""
 BURST_CHANGE = 0.2
 
 _FALLBACK = (PathState.UP, PathState.DEGRADED, PathState.PROBING, PathState.DOWN)
@@ -127,9 +129,16 @@ def is_worth_writing(old: Decision | None, new: Decision) -> bool:
         return True
     if any((a > 0) != (b > 0) for a, b in zip(old.shares, new.shares, strict=True)):
         return True
-    return any(
-        abs(a - b) > CHANGE * max(a, b) for a, b in zip(old.shares, new.shares, strict=True)
-    ) or is_other_burst(old.burst_segments, new.burst_segments)
+    return (
+        _differ(old.shares, new.shares, CHANGE)
+        or _differ(old.ns_per_kib, new.ns_per_kib, CHANGE)
+        or any(abs(a - b) > DELAY_US for a, b in zip(old.delay_us, new.delay_us, strict=True))
+        or is_other_burst(old.burst_segments, new.burst_segments)
+    )
+
+
+def _differ(old: Sequence[float], new: Sequence[float], tolerance: float) -> bool:
+    return any(abs(a - b) > tolerance * max(a, b) for a, b in zip(old, new, strict=True))
 
 
 def is_other_burst(old: int, new: int) -> bool:

@@ -60,8 +60,6 @@ REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
 HELLO_NS = 30_000 * MILLISECOND_NS
 RECONNECT_NS = 90_000 * MILLISECOND_NS
 """How long a site that waits for its peer tries to reach it first, after losing the session by itself."""
-JUDGE_NS = 10 * MILLISECOND_NS
-"""How often silence is looked for while something is due."""
 
 _U32 = 0xFFFFFFFF
 
@@ -212,9 +210,9 @@ class Tunnel:
         due = [self.epochs.next_timer_ns()]
         if self.epochs.sealing is not None:
             due += [self.reporter.next_timer_ns(), self._hello_ns + HELLO_NS]
-            due += [path.next_timer_ns(now_ns) for path in self.paths.values()]
-            if any(path.sent.oldest_due_ns() is not None for path in self.paths.values()):
-                due.append(now_ns + JUDGE_NS)
+            due += [
+                path.next_timer_ns(report_ns=self._report_ns, now_ns=now_ns) for path in self.paths.values()
+            ]
         return min((moment for moment in due if moment is not None), default=now_ns + HELLO_NS)
 
     def on_timer(self, *, now_ns: int) -> list[Action]:
@@ -230,8 +228,7 @@ class Tunnel:
             actions += self._hellos(now_ns)
         for path in self.paths.values():
             before = path.state
-            path.judge(age_ns=None, report_ns=self._report_ns, now_ns=now_ns)
-            actions += path.on_timer(next_counter=self.next_counter, now_ns=now_ns)
+            actions += path.on_timer(next_counter=self.next_counter, report_ns=self._report_ns, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
         return actions + self._reshape()
 
@@ -297,7 +294,7 @@ class Tunnel:
             if path is None:
                 continue
             before = path.state
-            has_window |= path.on_report(row, report_ns=now_ns, now_ns=now_ns)
+            has_window |= path.on_report(row, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
         if has_window:
             self._balance()
