@@ -27,7 +27,7 @@ from typing import Any
 
 from sdwan.errors import KernelError, UnsupportedError
 from sdwan.io import bpfsys, headers
-from sdwan.io.layout import DEFAULT_PIN_ROOT, SCHEMA, layout_path
+from sdwan.io.layout import DEFAULT_PIN_ROOT, SCHEMA, device_of, layout_path, prune_layouts
 from sdwan.model import PEERS_MAX_DEFAULT
 
 # Implementation constants ------------------------------------------------------------------------
@@ -105,7 +105,10 @@ def build(
         _pin_maps(module, pin_root)
     for name, descriptor in descriptors.items():
         _replace_pin(descriptor, pin_root / "progs" / name)
-    _write_layout(description, layout_path(pin_root))
+    prune_layouts()
+    _write_layout(
+        {"pin_root": str(pin_root), "device": device_of(pin_root), **description}, layout_path(pin_root)
+    )
     programs = {name: bpfsys.program_info(descriptor) for name, descriptor in descriptors.items()}
     return Build(pin_root, peers_max, adopt, programs)
 

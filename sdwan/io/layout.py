@@ -42,6 +42,28 @@ def layout_path(pin_root: Path) -> Path:
     return LAYOUT_DIRECTORY / f"{name}.json"
 
 
+def prune_layouts() -> None:
+    """Remove layout files whose pins were removed by other means (``rm -r`` in the bpffs).
+
+    Only of the bpffs we see: another mount namespace may have one of its own and share this directory.
+    """
+    for path in LAYOUT_DIRECTORY.glob("*.json"):
+        try:
+            description = json.loads(path.read_text())
+            pin_root, device = Path(description["pin_root"]), description["device"]
+            if not pin_root.exists() and device_of(pin_root) == device:
+                path.unlink()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def device_of(path: Path) -> int:
+    """Return the device of ``path``, or of its nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
+
+
 def read_layout(pin_root: Path) -> Layout:
     """Read the layout file of a pin root.
 

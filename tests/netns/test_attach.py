@@ -279,6 +279,27 @@ def test_a_damaged_layout_file_is_told_and_repaired_by_attaching(alone):
     Maps.open(alone.pin_root).close()
 
 
+def test_layout_files_of_pins_that_were_removed_by_hand_are_cleared_away(alone):
+    alone.attach()
+    elsewhere = alone.pin_root.parent / "v2"
+    bpf.build(elsewhere, peers_max=4)
+    shutil.rmtree(elsewhere)
+    alone.attach()
+    assert not layout_path(elsewhere).exists()
+    assert layout_path(alone.pin_root).exists()
+
+
+def test_a_map_of_another_layout_is_refused_by_name(alone):
+    """As an older version would have left it: BCC itself would adopt it unseen."""
+    alone.attach()
+    maps = alone.pin_root / "maps"
+    (maps / "stride").unlink()
+    with bpfsys.opened(maps / "drops") as descriptor:
+        bpfsys.obj_pin(descriptor, maps / "stride")
+    with pytest.raises(KernelError, match=r"another version \(map stride: 8 bytes .* detach"):
+        alone.attach()
+
+
 # Links of other kinds ------------------------------------------------------------------------------
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
