@@ -197,8 +197,8 @@ def _detach_link(link: Link) -> bool:
 
 def remove_pins(pin_root: Path) -> None:
     """Remove pins and layout. Programs still attached somewhere live on until they are detached there."""
-    for part in ("progs", "maps"):
-        shutil.rmtree(pin_root / part, ignore_errors=True)
+    for part in (pin_root / "progs", pin_root / "maps", *pin_root.glob("maps-*")):
+        shutil.rmtree(part, ignore_errors=True)
     for directory in (pin_root, pin_root.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()

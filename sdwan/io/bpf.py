@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -255,11 +256,17 @@ def _configure(module: Any, peers_max: int) -> None:
 
 
 def _pin_maps(module: Any, pin_root: Path) -> None:
+    """Pin all maps or none: in a scratch directory, which becomes ``maps`` when it is complete."""
     scratch = pin_root / f"maps-{os.getpid()}"
     _create_bpffs_directory(scratch)
-    for name in MAPS:
-        bpfsys.obj_pin(module[name.encode()].get_fd(), scratch / name)
-    scratch.rename(pin_root / "maps")
+    try:
+        for name in MAPS:
+            bpfsys.obj_pin(module[name.encode()].get_fd(), scratch / name)
+        scratch.rename(pin_root / "maps")
+    except OSError as error:
+        raise KernelError(f"{pin_root}: another attach ran at the same moment; run this one again") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace_pin(descriptor: int, path: Path) -> None:
