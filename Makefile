@@ -53,7 +53,7 @@ lab: setup ## List the lab's scenarios; `.venv/bin/sdwan lab --help` says how to
 	$(BIN)/sdwan lab list $(ARGS)
 
 benchmark: setup-benchmark ## Against bare veth, OpenVPN and wireguard-go; ARGS=--quick for a short one (root)
-	$(BIN)/python benchmarks/benchmark.py $(ARGS)
+	$(BIN)/python -m benchmarks.benchmark $(ARGS)
 
 ##@ Housekeeping
 
