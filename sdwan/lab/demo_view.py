@@ -22,6 +22,7 @@ from rich.text import Text
 
 from sdwan.lab.impairment import Impairment
 from sdwan.lab.report import figure, mark, percent, table
+from sdwan.model import PATHS_PER_PEER
 
 if TYPE_CHECKING:
     from sdwan.lab.demo import DemoResult
@@ -33,7 +34,6 @@ PLAIN_INTERVAL_S = 2.0
 """Between two lines when nobody watches a terminal."""
 BAR_WIDTH = 20
 STYLES = {"up": "green", "degraded": "yellow", "probing": "cyan", "down": "red"}
-MAP_LINES = 14
 
 
 class DemoView:
@@ -87,7 +87,7 @@ class DemoView:
         for number, mbps in enumerate(result.single_link_mbps):
             made.add_row(f"link {number} alone, no tunnel", figure(mbps, "Mbit/s"))
         made.add_row("their sum", figure(result.sum_of_links_mbps, "Mbit/s"))
-        made.add_row("the bond, one TCP stream", figure(result.bonded_mbps, "Mbit/s"))
+        made.add_row("the bond, four TCP streams", figure(result.bonded_mbps, "Mbit/s"))
         made.add_row("efficiency, encryption and headers included", f"{result.efficiency:.1%}")
         shares = " : ".join(f"{share:.0%}" for share in result.shares)
         made.add_row("shares of the links, from the BPF counters", shares)
@@ -100,17 +100,24 @@ class DemoView:
         self._console.print(made)
 
     def maps(self, pin_root: Path) -> None:
-        """Show how to look at the maps, and what one sees."""
-        command = ["bpftool", "map", "dump", "pinned", str(pin_root / "maps" / "cfg")]
-        hint = "The kernel's side is readable with named fields, for example:"
-        self._console.print(f"\n{hint}\n  [bold]{' '.join(command)}[/]")
+        """Show how to look at the maps, and what one sees: what the hub's kernel noted about link 1."""
+        row = PATHS_PER_PEER + 1  # peer 1, path 1
+        key = [f"{byte}" for byte in row.to_bytes(4, sys.byteorder)]
+        command = ["bpftool", "map", "lookup", "pinned", str(pin_root / "maps" / "rx_state"), "key", *key]
+        self._console.print(
+            "\nThe kernel's maps are readable with named fields; the hub about link 1 (row 9):"
+        )
+        self._console.print(f"  [bold]{' '.join(command)}[/]", soft_wrap=True)
         try:
-            seen = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
+            seen = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+            text = seen.stdout or seen.stderr
         except (OSError, subprocess.TimeoutExpired):
-            seen = "(bpftool is not installed)"
-        self._console.print(Text("\n".join(seen.splitlines()[:MAP_LINES]), "dim"))
-        others = "paths weights tx_stats rx_stats rx_state tx_state drops link_stats"
-        self._console.print(f"  maps beside it: {others}; `sdwan lab up` leaves a lab standing to look at")
+            text = "(bpftool is not installed)"
+        self._console.print(Text(text.rstrip(), "dim"))
+        self._console.print(
+            "Others beside it: cfg paths weights tx_stats rx_stats tx_state drops link_stats."
+        )
+        self._console.print("`sdwan lab up` leaves a lab standing to look at.")
 
     def written(self, output: Path) -> None:
         """Say where the figures are."""
