@@ -144,15 +144,21 @@ class Path:
         self.peer_rate_bps, self.peer_weight_ppm = receive_rate_bps, weight_ppm
         self._configure_rate()
 
-    def on_report(self, row: PathReport, *, now_ns: int) -> bool:
-        """Take a report's row; tell whether it completed a rate window."""
+    def on_named(self, row: PathReport) -> bool:
+        """Take what a report names on this path; tell whether something sent on it is overdue."""
         sequence = widen(row.last_sequence, self.sent.next_sequence)
         self.sent.on_reported(sequence)
         if self._unanswered and sequence >= self._unanswered[1]:
             self._unanswered = None
         self.jitter_ns = row.jitter_us * 1000
-        self.liveness.on_age(self.sent, age_ns=row.age_us * 1000, jitter_ns=self._jitter_ns(), now_ns=now_ns)
-        self.liveness.on_named(sequence, mark=self.sent.next_sequence, now_ns=now_ns)
+        return self.liveness.is_overdue(self.sent, age_ns=row.age_us * 1000, jitter_ns=self._jitter_ns())
+
+    def on_report(self, row: PathReport, *, is_suspect: bool, now_ns: int) -> bool:
+        """Take the rest of a report's row; tell whether it completed a rate window."""
+        mark = self.sent.next_sequence
+        if is_suspect:
+            self.liveness.on_overdue(mark=mark, now_ns=now_ns)
+        self.liveness.on_named(widen(row.last_sequence, mark), mark=mark, now_ns=now_ns)
         return self.rate.on_report(row, now_ns=now_ns)
 
     # Timers ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What was sent on one path and when, so that a report can be read: which datagrams are due, which arrived.
 
-Pure. In come the kernel's ring records (sdwan.io.maps), already of one path and in order of their link
-sequence; a report's last sequence releases them. Only sealed datagrams count, since only those are opened and
-reported; among them only DATA is *due*: a report answers data and keepalives, never another report.
+Pure. In come the kernel's ring records (sdwan.io.ring), condensed and sorted by path; a report's last
+sequence releases them. Only sealed datagrams count, since only those are opened and reported; among them
+only DATA is *due*: a report answers data and keepalives, never another report.
 
 Bounded: sends closer than a millisecond share an entry (which then carries the earliest of their times), and
 beyond ``ENTRIES_MAX`` the oldest entries are given up.
@@ -13,6 +13,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from sdwan.core.wire import DATA_TYPES, Type, widen
 
@@ -21,8 +24,49 @@ from sdwan.core.wire import DATA_TYPES, Type, widen
 MERGE_NS = 1_000_000
 """Resolution of send times: a tenth of the slack that decides whether a datagram is late."""
 
+_DATA_LAST = max(DATA_TYPES)
+"""DATA types are the lowest numbers (docs/wire.md); comparing costs a tenth of looking them up."""
+
 ENTRIES_MAX = 2048
 """Two seconds of sends, one entry a millisecond: twice as long as a path may be suspect."""
+
+
+Send = tuple[int, int, int, int]
+"""First link sequence (modulo 2^32), datagrams, type and time of one or more ring records of one path."""
+
+
+def condense(records: np.ndarray[Any, np.dtype[Any]]) -> dict[int, dict[int, list[Send]]]:
+    """Sort ring records by peer and path, and join those sent in one millisecond.
+
+    Thousands of bursts a second become at most a thousand entries a second and path. Of several types in one
+    millisecond DATA counts apart from the rest.
+
+    Args:
+        records: struct tx_record rows (bpf/abi.h), oldest first.
+    """
+    if not len(records):
+        return {}
+    rows = (records["peer"].astype(np.uint64) << np.uint64(3)) | records["path"]
+    is_due = records["type"] <= _DATA_LAST
+    moments = records["time_ns"] // np.uint64(MERGE_NS)
+    order = np.lexsort((moments, is_due, rows))
+    records, rows, is_due, moments = records[order], rows[order], is_due[order], moments[order]
+    is_first = np.ones(len(records), dtype=bool)
+    is_first[1:] = (rows[1:] != rows[:-1]) | (moments[1:] != moments[:-1]) | (is_due[1:] != is_due[:-1])
+    starts = np.flatnonzero(is_first)
+    firsts = records["first_sequence"][starts]
+    group = np.cumsum(is_first) - 1
+    offsets = records["first_sequence"] - firsts[group]  # wraps as the sequence does
+    datagrams = np.maximum.reduceat(offsets + records["segments"].astype(np.uint32), starts)
+    sorted_by: dict[int, dict[int, list[Send]]] = {}
+    kinds, times = records["type"][starts], records["time_ns"][starts]
+    columns = (column.tolist() for column in (rows[starts], firsts, datagrams, kinds, times))
+    for row, first, count, kind, time_ns in zip(*columns, strict=True):
+        sorted_by.setdefault(row >> 3, {}).setdefault(row & 7, []).append((first, count, kind, time_ns))
+    for paths in sorted_by.values():
+        for sends in paths.values():
+            sends.sort(key=lambda send: send[3])
+    return sorted_by
 
 
 @dataclass(slots=True)
@@ -47,8 +91,9 @@ class SentLog:
         self.last_due_ns = 0
         """When DATA was last sent."""
 
-    def note(self, first_sequence: int, datagrams: int, kind: int, time_ns: int) -> None:
-        """Take one ring record: a burst of ``datagrams`` whose first link sequence is given modulo 2^32."""
+    def note(self, send: Send) -> None:
+        """Take what was sent next on the path."""
+        first_sequence, datagrams, kind, time_ns = send
         first = widen(first_sequence, self.next_sequence)
         end = first + datagrams
         self.next_sequence = max(self.next_sequence, end)

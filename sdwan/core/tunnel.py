@@ -12,7 +12,7 @@ which share it gets, in ``schedule``. This file only carries news between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sdwan.core import epochs
 from sdwan.core.actions import (
@@ -45,6 +45,7 @@ from sdwan.core.probe import Entropy
 from sdwan.core.report import Inbound, Reporter
 from sdwan.core.roaming import Roaming, Whereabouts
 from sdwan.core.schedule import Decision, decide, is_other_burst, is_worth_writing
+from sdwan.core.sent import Send
 from sdwan.model import PathState
 
 # Implementation constants ------------------------------------------------------------------------
@@ -190,12 +191,13 @@ class Tunnel:
         self.reporter.on_inbound(inbound)
         return self._reshape() if self.hole_wait.on_inbound(inbound, now_ns=now_ns) else []
 
-    def on_sent(self, path_number: int, sends: Iterable[tuple[int, int, int, int]]) -> None:
-        """Take ring records of one path: (first sequence, datagrams, type, time_ns) each, oldest first."""
-        path = self.paths.get(path_number)
-        if path is not None:
-            for send in sends:
-                path.sent.note(*send)
+    def on_sent(self, sends: Mapping[int, Iterable[Send]]) -> None:
+        """Take what was sent, by path (sdwan.core.sent.condense)."""
+        for number, of_path in sends.items():
+            path = self.paths.get(number)
+            if path is not None:
+                for send in of_path:
+                    path.sent.note(send)
 
     def on_probe_reply(self, path_number: int, token: int, rtt_ns: int) -> None:
         """Take the round trip time the kernel noted for a probe."""
@@ -287,14 +289,16 @@ class Tunnel:
             return []  # its twin on another path was faster
         self._report_number = report.number
         self._report_ns = now_ns
+        rows = [(self.paths[row.path], row) for row in report.paths if row.path in self.paths]
+        overdue = {path.number for path, row in rows if path.on_named(row)}
+        in_use = {path.number for path in self.paths.values() if path.state is PathState.UP}
+        if overdue == in_use:
+            overdue = set()
         actions: list[Action] = []
         has_window = False
-        for row in report.paths:
-            path = self.paths.get(row.path)
-            if path is None:
-                continue
+        for path, row in rows:
             before = path.state
-            has_window |= path.on_report(row, now_ns=now_ns)
+            has_window |= path.on_report(row, is_suspect=path.number in overdue, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
         if has_window:
             self._balance()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdwan.config.schema import PeerConfig, SiteConfig
@@ -31,6 +31,7 @@ from sdwan.core.path import Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
 from sdwan.core.schedule import Decision, mode_in_force
+from sdwan.core.sent import Send
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel, kernel
@@ -180,10 +181,10 @@ class Peering:
         whereabouts = Whereabouts(message.source, message.local, message.ifindex)
         self._do(self.tunnel.on_opened(message.path, whereabouts, message.plaintext, now_ns=now_ns), now_ns)
 
-    def on_sent(self, path: int, sends: Iterable[tuple[int, int, int, int]], *, now_ns: int) -> None:
-        """Take ring records of one path."""
-        self.tunnel.on_sent(path, sends)
-        self.due_ns = min(self.due_ns, self.tunnel.next_timer_ns(now_ns))
+    def on_sent(self, sends: Mapping[int, Iterable[Send]], *, now_ns: int) -> None:
+        """Take what the kernel sent, by path."""
+        self.tunnel.on_sent(sends)
+        self.due_ns = self.tunnel.next_timer_ns(now_ns)
 
     def on_inbound(self, rows: Sequence[Inbound], *, next_counter: int, now_ns: int) -> None:
         """Take the counters of what was opened."""

@@ -13,6 +13,7 @@ from sdwan.config.paths import paths_of
 from sdwan.config.schema import SiteConfig
 from sdwan.core.handshake import Established, Handshaker, Reply
 from sdwan.core.report import Inbound
+from sdwan.core.sent import condense
 from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES
 from sdwan.edge import channel, kernel
 from sdwan.edge.links import Links
@@ -35,7 +36,6 @@ log = get_log(__name__)
 MILLISECOND_NS = 10**6
 PROBES_EVERY_NS = 20 * MILLISECOND_NS
 """How often answers to probes are collected; the kernel noted their time, so this costs no accuracy."""
-_RING_FIELDS = ("peer", "path", "first_sequence", "segments", "type", "time_ns")
 KERNEL_BEHIND_NS = 500 * MILLISECOND_NS
 """What the kernel counted is opened at most this much later, or something is wrong."""
 BUSY_NS = 1000 * MILLISECOND_NS
@@ -198,17 +198,10 @@ class Site:
             self._set_tun_mtu()
 
     def _read_ring(self, moment_ns: int) -> None:
-        records = self.maps.ring.read_new()
-        if not len(records):
-            return
-        by_path: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
-        columns = (records[name].tolist() for name in _RING_FIELDS)
-        for peer, path, first, segments, kind, time_ns in zip(*columns, strict=True):
-            by_path.setdefault((peer, path), []).append((first, segments, kind, time_ns))
-        for (peer, path), sends in by_path.items():
+        for peer, sends in condense(self.maps.ring.read_new()).items():
             peering = self.peerings.get(peer)
             if peering is not None:
-                peering.on_sent(path, sends, now_ns=moment_ns)
+                peering.on_sent(sends, now_ns=moment_ns)
 
     def _read_board(self, moment_ns: int) -> None:
         opened = self.plane.board.paths["opened"]

@@ -215,7 +215,7 @@ class World:
         tunnel, now_ns = side.tunnel, self.now_ns
         ring, side.ring = side.ring, []
         for path, record in ring:
-            tunnel.on_sent(path, [record])
+            tunnel.on_sent({path: [record]})
         rows = [
             Inbound(
                 path, a.opened, a.opened_bytes, a.last_sequence, a.last_ns, a.kernel_last_ns, a.lost,
