@@ -102,6 +102,7 @@ class Kernel:
             with bpfsys.opened(self.pin_root / "maps" / name) as descriptor:
                 self._empty(name, descriptor)
         self.maps.ring.read_new()
+        self.maps.close()
         self.maps = Maps.open(self.pin_root)
 
     def _empty(self, name: str, descriptor: int) -> None:
