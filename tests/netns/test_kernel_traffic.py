@@ -80,7 +80,8 @@ def test_every_datagram_is_delivered_with_a_good_sum(sites, offloads, descriptio
     for path in paths:
         numbers = sequences(headers, path)
         assert numbers == list(range(begins[path], begins[path] + len(numbers)))
-        assert len(numbers) == pytest.approx(sent / 2, abs=4 * segments)  # on each CPU a path may be a burst ahead
+        # On each CPU a path may be a burst ahead.
+        assert len(numbers) == pytest.approx(sent / 2, abs=4 * segments)
 
 
 def test_steering_needs_no_neighbour_but_the_taken_links(sites):
