@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-from sdwan.core.inner import TCP, UDP, complete_checksum, transport, trim_template
+from sdwan.core.inner import TCP, UDP, complete_checksum, split_super, transport, trim_template
 from sdwan.core.wire import META_BYTES, META_ECN, META_NEEDS_CSUM, META_UDP
 from sdwan.errors import WireError
 
@@ -156,26 +156,13 @@ class Frame:
         self.piece_bytes = piece_bytes
         self.udp = udp
 
-    def split(self) -> list[bytearray]:
+    def split(self) -> list[bytes]:
         """Cut into whole packets with finished checksums, for a TUN without offload."""
-        whole = bytearray().join(self.pieces)
-        end = VNET_BYTES + self.head_bytes
-        payload = memoryview(whole)[end:]
-        starts = range(0, len(payload), self.piece_bytes)
+        whole = memoryview(b"".join(self.pieces))[VNET_BYTES:]
         out = []
-        for index, start in enumerate(starts):
-            body = payload[start : start + self.piece_bytes]
-            packet = bytearray(VNET_PLAIN) + whole[VNET_BYTES:end] + body
-            view = memoryview(packet)[VNET_BYTES:]
-            trim_template(
-                view[: self.head_bytes],
-                payload_bytes=len(body),
-                first_index=index,
-                is_last=index == len(starts) - 1,
-                segment_bytes=self.piece_bytes,
-            )
-            complete_checksum(view)
-            out.append(packet)
+        for packet in split_super(whole, self.head_bytes, segment_bytes=self.piece_bytes, segments_max=1):
+            complete_checksum(memoryview(packet))
+            out.append(VNET_PLAIN + packet)
         return out
 
 

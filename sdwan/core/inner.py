@@ -8,6 +8,7 @@ of a super-packet is delivered: lengths, identification, TCP sequence and flags,
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -152,18 +153,65 @@ def trim_template(
     struct.pack_into("!H", head, offset + _CHECKSUM_OFFSET[protocol], pseudo)
 
 
+def split_super(
+    packet: memoryview, head_bytes: int, *, segment_bytes: int, segments_max: int
+) -> Iterator[bytearray]:
+    """Yield a super-packet as smaller ones of at most ``segments_max`` segments, checksums still open.
+
+    Raises:
+        WireError: its first ``head_bytes`` are no TCP or UDP over IP.
+    """
+    step = segment_bytes * segments_max
+    for start in range(head_bytes, len(packet), step):
+        part = bytearray(packet[:head_bytes]) + packet[start : start + step]
+        trim_template(
+            memoryview(part)[:head_bytes],
+            payload_bytes=len(part) - head_bytes,
+            first_index=(start - head_bytes) // segment_bytes,
+            is_last=start + step >= len(packet),
+            segment_bytes=segment_bytes,
+        )
+        yield part
+
+
+def checksum_place(packet: memoryview) -> tuple[int, int]:
+    """Return where ``complete_checksum`` works: offset of the transport header, and of the field in it.
+
+    (0, 0) when it would find neither TCP nor UDP.
+    """
+    if len(packet) > 20 and packet[0] == 0x45:  # asked of every small packet
+        protocol, start = packet[9], 20
+    else:
+        try:
+            protocol, start = transport(packet)
+        except WireError:
+            return 0, 0
+    field = _CHECKSUM_OFFSET.get(protocol, 0)
+    return (start, field) if field and start + field + 2 <= len(packet) else (0, 0)
+
+
 def complete_checksum(packet: memoryview) -> None:
     """Finish, in place, a transport checksum that holds only the pseudo-header sum.
 
     Raises:
         WireError: the packet is not TCP or UDP over IP.
     """
-    protocol, offset = transport(packet)
-    field = offset + _CHECKSUM_OFFSET.get(protocol, len(packet))
-    if field + 2 > len(packet):
-        raise WireError(f"inner packet: no checksum field for protocol {protocol}")
-    value = ~checksum(packet[offset:]) & 0xFFFF
-    struct.pack_into("!H", packet, field, value or 0xFFFF)
+    start, field = checksum_place(packet)
+    if not start:
+        raise WireError(f"inner packet of {len(packet)} bytes: no TCP or UDP checksum to finish")
+    finish_checksum(packet, start, field)
+
+
+def finish_checksum(packet: memoryview, start: int, field: int) -> None:
+    """Finish a checksum over everything from ``start`` on, in the ``field`` that many bytes behind it.
+
+    Raises:
+        WireError: the field lies outside the packet.
+    """
+    if start + field + 2 > len(packet):
+        raise WireError(f"inner packet of {len(packet)} bytes: no checksum at {start} + {field}")
+    value = ~checksum(packet[start:]) & 0xFFFF
+    struct.pack_into("!H", packet, start + field, value or 0xFFFF)
 
 
 def maybe_syn(packet: memoryview) -> bool:

@@ -28,7 +28,7 @@ from sdwan.edge.delivery import Delivery
 from sdwan.edge.inward import Burst, Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
-from sdwan.errors import WireError
+from sdwan.errors import KernelError, WireError
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
 from sdwan.model import PATHS_PER_PEER, DropReason
@@ -327,6 +327,9 @@ def main() -> int:
         plane.run()
     except WireError as error:
         print(f"data plane: control sent what cannot be: {error}", file=sys.stderr)
+        return 1
+    except KernelError as error:
+        print(f"data plane: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -149,7 +149,7 @@ class Delivery:
         run.frame[:VNET_BYTES] = vnet
         self._write([run.frame])
 
-    def _write(self, buffers: Sequence[memoryview | bytearray]) -> None:
+    def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
         try:
             os.writev(self._tun, buffers)
         except OSError:

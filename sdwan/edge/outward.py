@@ -12,14 +12,16 @@ from collections.abc import Callable
 from time import monotonic_ns
 
 import numpy as np
+import numpy.typing as npt
 
 from sdwan.core import wire
-from sdwan.core.inner import destination_of, flow_key
+from sdwan.core.inner import checksum_place, destination_of, finish_checksum, flow_key, split_super
 from sdwan.core.routes import Routes
-from sdwan.core.staging import ROW_OVERHEAD_BYTES, TEMPLATE_BYTES_MAX, Stage
+from sdwan.core.staging import ROW_OVERHEAD_BYTES, TEMPLATE_BYTES_MAX, Rows, Stage
 from sdwan.edge.packing import Packing
 from sdwan.edge.peer import Flow, Peer
 from sdwan.edge.sender import Sender
+from sdwan.errors import KernelError, WireError
 from sdwan.io.tun import GSO_ECN, GSO_NONE, GSO_UDP_L4, READ_BYTES, VNET, VNET_BYTES, VNET_NEEDS_CSUM
 from sdwan.model import DropReason
 
@@ -60,7 +62,11 @@ class Outward:
     # 1. read ----------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Take what the TUN has (a bounded amount) all the way to the sockets."""
+        """Take what the TUN has (a bounded amount) all the way to the sockets.
+
+        Raises:
+            KernelError: there is no TUN any more.
+        """
         read, tun, into = os.readv, self._tun, [self._view]
         taken = 0
         try:
@@ -73,6 +79,8 @@ class Outward:
                     break
         except BlockingIOError:
             pass
+        except OSError as error:
+            raise KernelError(f"TUN: {error.strerror}; was the interface deleted?") from error
         self._packing.flush()
 
     # 2. classify ------------------------------------------------------------------------------
@@ -86,8 +94,7 @@ class Outward:
         if session is None or session.sealed >= wire.REKEY_AFTER_DATAGRAMS:
             self._no_session(flow[0], session is not None)
         elif self._view[1] == GSO_NONE:
-            needs_csum = bool(self._view[0] & VNET_NEEDS_CSUM)
-            self._packing.take(flow, self._view[VNET_BYTES:length], needs_csum=needs_csum)
+            self._single(flow, length)
         else:
             self._super(flow, length)
 
@@ -113,8 +120,22 @@ class Outward:
 
     # 3. stage, seal, send -----------------------------------------------------------------------
 
+    def _single(self, flow: Flow, length: int) -> None:
+        packet = self._view[VNET_BYTES:length]
+        flags, _, _, _, start, field = VNET.unpack_from(self._view)
+        needs_csum = bool(flags & VNET_NEEDS_CSUM)
+        if needs_csum and checksum_place(packet) != (start, field):
+            # A tunnel in the tunnel left its inner checksum open; the far end would finish the outer one.
+            try:
+                finish_checksum(packet, start, field)
+            except WireError:
+                self._drop(DropReason.BAD_OFFLOAD, 1)
+                return
+            needs_csum = False
+        self._packing.take(flow, packet, needs_csum=needs_csum)
+
     def _super(self, flow: Flow, length: int) -> None:
-        flags, kind, _, gso_bytes, start, _ = VNET.unpack_from(self._view)
+        flags, kind, _, gso_bytes, start, field = VNET.unpack_from(self._view)
         udp = kind & ~GSO_ECN == GSO_UDP_L4
         # hdr_len of a TUN read is only a hint: the template ends where the transport header says.
         at = VNET_BYTES + start + 12
@@ -122,27 +143,39 @@ class Outward:
         payload = length - VNET_BYTES - template
         sound = flags & VNET_NEEDS_CSUM and gso_bytes and payload > 0 and not template & 3
         count = -(-payload // gso_bytes) if sound else 0
-        if not sound or template > TEMPLATE_BYTES_MAX:
+        found = checksum_place(self._view[VNET_BYTES:length]) == (start, field)
+        if not sound or not found or template > TEMPLATE_BYTES_MAX:
             self._drop(DropReason.BAD_OFFLOAD, 1)
             return
-        peer, bucket = flow
+        peer = flow[0]
         size = ROW_OVERHEAD_BYTES + template + gso_bytes
         if size > peer.datagram_bytes:
             self._drop(DropReason.TOO_BIG, count)
             return
-        rows = self._stage.rows(size)
-        if count > rows.capacity:
-            self._drop(DropReason.BAD_OFFLOAD, 1)
-            return
         self._packing.flush()  # what came first leaves first
-        session = peer.session
+        rows = self._stage.rows(size)
+        meta_flags = (
+            wire.META_NEEDS_CSUM | (wire.META_UDP if udp else 0) | (wire.META_ECN if kind & GSO_ECN else 0)
+        )
+        if count <= rows.capacity:
+            self._send_super(flow, rows, self._buffer[VNET_BYTES:length], template, meta_flags)
+            return
+        whole, most = self._view[VNET_BYTES:length], rows.capacity
+        try:
+            for part in split_super(whole, template, segment_bytes=gso_bytes, segments_max=most):
+                self._send_super(flow, rows, np.frombuffer(part, dtype=np.uint8), template, meta_flags)
+        except WireError:
+            self._drop(DropReason.BAD_OFFLOAD, 1)
+
+    def _send_super(
+        self, flow: Flow, rows: Rows, packet: npt.NDArray[np.uint8], template: int, meta_flags: int
+    ) -> None:
+        (peer, bucket), session = flow, flow[0].session
         assert session is not None
         count, last_bytes = rows.stage_super(
-            self._buffer[VNET_BYTES:length], template, receiver=session.remote_index, class_flags=0,
-            meta_flags=wire.META_NEEDS_CSUM | (wire.META_UDP if udp else 0)
-            | (wire.META_ECN if kind & GSO_ECN else 0),
+            packet, template, receiver=session.remote_index, class_flags=0, meta_flags=meta_flags,
             bucket=bucket, bucket_sequence=peer.bucket_sequences[bucket], counter=peer.next_counter,
         )  # fmt: skip
-        peer.advance(bucket, datagrams=count, packets=count, size_bytes=length - VNET_BYTES)
+        peer.advance(bucket, datagrams=count, packets=count, size_bytes=packet.shape[0])
         session.seal_rows(rows, count, last_bytes)
         self._sender.send_rows(peer, rows, count, last_bytes)

@@ -20,12 +20,11 @@ import numpy as np
 from sdwan.core import wire
 from sdwan.core.coalesce import PACKETS_MAX, Coalescer
 from sdwan.core.container import Container
-from sdwan.core.inner import clamp_mss, maybe_syn, transport
+from sdwan.core.inner import clamp_mss, maybe_syn
 from sdwan.core.staging import ROW_OVERHEAD_BYTES, Rows, Stage
 from sdwan.core.wire import META_NEEDS_CSUM, META_UDP, Type
 from sdwan.edge.peer import Flow, Peer
 from sdwan.edge.sender import Sender
-from sdwan.errors import WireError
 from sdwan.model import DropReason
 
 # Implementation constants -------------------------------------------------------------------------
@@ -64,12 +63,8 @@ class Packing:
             if needs_csum and streak.add(flow, packet):
                 return
             self._flush_streak()
-        if needs_csum:
-            if streak.begin(flow, packet):
-                return
-            if not _mendable(packet):
-                self._drop(DropReason.BAD_OFFLOAD, 1)
-                return
+        if needs_csum and streak.begin(flow, packet):
+            return
         self._pack(flow, packet, needs_csum)
 
     def flush(self) -> None:
@@ -173,11 +168,3 @@ class Packing:
         assert peer.session is not None
         peer.session.seal_rows(rows, count, rows.datagram_bytes)
         self._sender.send_rows(peer, rows, count, rows.datagram_bytes)
-
-
-def _mendable(packet: memoryview) -> bool:
-    """Tell whether the far end will find the checksum that it has to finish."""
-    try:
-        return transport(packet)[0] in (6, 17)
-    except WireError:
-        return False

@@ -174,6 +174,19 @@ def test_any_part_of_a_super_packet_stands_for_the_same_packets(name, first, cou
     assert packets.segments(packet, 1000) == whole.packets[first:stop]
 
 
+@pytest.mark.parametrize("name", SUPERS)
+@given(segments_max=st.integers(1, 12))
+def test_smaller_super_packets_stand_for_the_same_packets(name, segments_max):
+    whole = SUPERS[name]
+    open_packet = whole.frame[packets.VNET.size :]
+    head_bytes = len(open_packet) - len(packets.payload_of(open_packet))
+    parts = list(
+        inner.split_super(memoryview(open_packet), head_bytes, segment_bytes=1000, segments_max=segments_max)
+    )
+    assert len(parts) == -(-11 // segments_max)
+    assert [packet for part in parts for packet in packets.segments(bytes(part), 1000)] == whole.packets
+
+
 @pytest.mark.parametrize(
     "head",
     [packets.icmp()[:28], packets.tcp()[:39], packets.udp()[:27], packets.tcp()[:20], bytes(40)],

@@ -20,7 +20,7 @@ from sdwan.core.reorder import HeldBytes
 from sdwan.core.session import Session
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Header, Type
 from sdwan.edge.delivery import Delivery
-from sdwan.edge.inward import Inward
+from sdwan.edge.inward import BURSTS_PER_PUMP, Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
 from sdwan.io.tun import Offload
@@ -196,7 +196,11 @@ class Site:
 
     def receive(self, *batches: Batch, source: tuple = SOURCE) -> list[bytes]:
         """Let these batches arrive in one go; return the frames written to the TUN."""
-        return self.receive_from(Mouth(batches, source, self.tun.drain))
+        frames = []
+        for start in range(0, len(batches), BURSTS_PER_PUMP):
+            mouth = Mouth(batches[start : start + BURSTS_PER_PUMP], source, self.tun.drain)
+            frames += self.receive_from(mouth)
+        return frames
 
     def receive_from(self, mouth: object) -> list[bytes]:
         """Let the site read what plays a socket until it is empty; return the frames written to the TUN."""
