@@ -96,22 +96,25 @@ def build(
     source = sources()
     adopt = _check_pinned(pin_root, peers_max)
     module = _compile(source, peers_max, pin_root / "maps" if adopt else None, headers_directory)
-    description = _describe(module, peers_max, source)
-    if adopt:
-        _check_layout(description, pin_root)
-    descriptors = _load_programs(module)
-    _create_bpffs_directory(pin_root / "progs")
-    if not adopt:
-        _configure(module, peers_max)
-        _pin_maps(module, pin_root)
-    for name, descriptor in descriptors.items():
-        _replace_pin(descriptor, pin_root / "progs" / name)
-    prune_layouts()
-    _write_layout(
-        {"pin_root": str(pin_root), "device": device_of(pin_root), **description}, layout_path(pin_root)
-    )
-    programs = {name: bpfsys.program_info(descriptor) for name, descriptor in descriptors.items()}
-    return Build(pin_root, peers_max, adopt, programs)
+    try:
+        description = _describe(module, peers_max, source)
+        if adopt:
+            _check_layout(description, pin_root)
+        descriptors = _load_programs(module)
+        _create_bpffs_directory(pin_root / "progs")
+        if not adopt:
+            _configure(module, peers_max)
+            _pin_maps(module, pin_root)
+        for name, descriptor in descriptors.items():
+            _replace_pin(descriptor, pin_root / "progs" / name)
+        prune_layouts()
+        _write_layout(
+            {"pin_root": str(pin_root), "device": device_of(pin_root), **description}, layout_path(pin_root)
+        )
+        programs = {name: bpfsys.program_info(descriptor) for name, descriptor in descriptors.items()}
+        return Build(pin_root, peers_max, adopt, programs)
+    finally:
+        module.cleanup()  # closes what BCC opened; what is pinned stays
 
 
 def check_system(pin_root: Path) -> None:
