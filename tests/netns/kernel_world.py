@@ -145,6 +145,20 @@ def two_sites(unique_name: Callable[[str], str], hook: Hook = Hook.TC) -> Iterat
         second.close()
 
 
+@contextlib.contextmanager
+def lone_site(unique_name: Callable[[str], str]) -> Iterator[Site]:
+    """Make a namespace whose two links are joined to each other, with nothing attached."""
+    site = Site(unique_name(f"kern{next(_pairs)}"), 1)
+    try:
+        site.namespace.create()
+        site.namespace.run(["ip", "link", "add", LINKS[0], "type", "veth", "peer", "name", LINKS[1]])
+        for name in LINKS:
+            site.namespace.run(["ip", "link", "set", name, "up"])
+        yield site
+    finally:
+        site.close()
+
+
 def _join(first: Site, second: Site, number: int, name: str) -> None:
     peer = ["peer", "name", name, "netns", second.namespace.name]
     first.namespace.run(["ip", "link", "add", name, "type", "veth", *peer])
