@@ -7,6 +7,7 @@ numpy dtypes and nothing else.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
@@ -72,7 +73,12 @@ class Board:
 
     @classmethod
     def create(cls, peers_max: int) -> Board:
-        """Make a new zeroed board in a memfd, which a child may inherit."""
-        descriptor = os.memfd_create("sdwan-board", 0)
+        """Make a new zeroed board in a memfd, to be handed to a child.
+
+        Its size is sealed: a child that shrank it would end its reader by SIGBUS.
+        """
+        descriptor = os.memfd_create("sdwan-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, sum(cls._sizes(peers_max)))
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         return cls(descriptor, peers_max)

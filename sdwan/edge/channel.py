@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from sdwan.errors import WireError
@@ -80,8 +80,8 @@ class Install:
     active: bool
     incarnation: int
     """Random number of the peer's data-plane process: a new one resets counters and order."""
-    send_key: bytes
-    receive_key: bytes
+    send_key: bytes = field(repr=False)
+    receive_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,8 @@ def encode(message: Message) -> bytes:
     """
     plain: list[Any] = []
     blobs: list[bytes] = []
-    for field in fields(message):
-        value = getattr(message, field.name)
+    for declared in fields(message):
+        value = getattr(message, declared.name)
         (blobs if isinstance(value, bytes) else plain).append(value)
     text = json.dumps(plain, separators=(",", ":")).encode()
     return b"".join([
@@ -214,16 +214,17 @@ def decode(packet: bytes) -> Message:
         plain = json.loads(packet[3 : 3 + length])
         offset = 3 + length
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            if field.type == "bytes":
+        for declared in fields(cls):
+            name, form = declared.name, str(declared.type)
+            if form == "bytes":
                 (size,) = struct.unpack_from("!I", packet, offset)
-                values[field.name] = packet[offset + 4 : offset + 4 + size]
+                values[name] = packet[offset + 4 : offset + 4 + size]
                 offset += 4 + size
             else:
                 value = plain.pop(0)
-                values[field.name] = tuple(value) if isinstance(value, list) else value
-            if not _FORMS[str(field.type)](values[field.name]):
-                raise WireError(f"channel: {cls.__name__}.{field.name} is not of type {field.type}")
+                values[name] = tuple(value) if isinstance(value, list) else value
+            if not _FORMS[form](values[name]):
+                raise WireError(f"channel: {cls.__name__}.{name} is not of type {form}")
         if plain or offset != len(packet):
             raise WireError(f"channel: {cls.__name__} is cut short or has something left over")
         message: Message = cls(**values)
