@@ -217,9 +217,9 @@ def connect(spec: LinkSpec, ends: Sequence[LinkEnd], *, name: str, emulator: Cal
 def start_emulator(control: Path) -> subprocess.Popen[bytes]:
     """Start an emulator and wait until it takes requests at ``control``; the caller ends it."""
     control.unlink(missing_ok=True)
-    process = Namespace().start(
-        [sys.executable, "-m", "sdwan.lab.emulator", str(control)], stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "sdwan.lab.emulator", str(control)]
+    with control.with_suffix(".log").open("wb") as log:  # never our own stderr: it outlives us
+        process = Namespace().start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
     wait_line(process, "ready", process.stdout)
     return process
 

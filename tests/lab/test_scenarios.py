@@ -1,0 +1,125 @@
+"""Scenarios played for real: the product in namespaces, troubled links, real traffic.
+
+A few ready scenarios stand for all of them here, since each takes ten seconds or more; `sdwan lab run --all`
+plays the rest. Judged is what must hold on any machine, however busy: that traffic goes on, that what is
+expected to be lossless is, that both links are used. How fast a cut is noticed is the benchmark's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdwan.lab.runner import Result, play
+from sdwan.lab.scenario import load
+from sdwan.lab.topology import build
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.netns]
+
+
+def played(name: str) -> Result:
+    scenario = load(name)
+    with build(f"sc{os.getpid()}", scenario.plan) as lab:
+        return play(scenario, lab)
+
+
+def sdwan(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sdwan.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+@pytest.mark.slow
+def test_steady_links_lose_nothing():
+    result = played("steady")
+    assert result.probes_lost == 0
+    assert result.udp_lost_ppm == 0
+    assert result.udp_mbps == pytest.approx(40, rel=0.02)
+
+
+@pytest.mark.slow
+def test_traffic_survives_a_link_that_goes_dark_and_comes_back():
+    result = played("blackout")
+    assert result.longest_gap_ms is not None
+    assert result.longest_gap_ms < 1000
+    assert result.probes_lost is not None
+    assert result.probes_lost < 200, "the link was dark for 600 probes"
+    assert any("wan0" in change and "state=up" in change for change in result.path_changes)
+
+
+@pytest.mark.slow
+def test_a_reload_is_not_noticed():
+    result = played("reload")
+    assert result.probes_lost == 0
+    assert result.udp_lost_ppm == 0
+    assert result.path_changes == []
+
+
+@pytest.mark.slow
+def test_the_edge_may_move():
+    result = played("roaming")
+    assert result.longest_gap_ms is not None
+    assert result.longest_gap_ms < 1000
+    assert min(result.shares_ppm) > 50_000, "both links carry, the moved one too"
+
+
+# The command ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def standing() -> Any:
+    """A lab that `sdwan lab up` left standing, with the product running in it."""
+    name = f"up{os.getpid()}"
+    done = sdwan("lab", "up", name, "--link", "20mbit,5ms", "--link", "10mbit,8ms")
+    assert done.returncode == 0, done.stderr
+    yield name
+    sdwan("lab", "down", name)
+
+
+@pytest.mark.slow
+def test_a_lab_stands_until_it_is_taken_down(standing):
+    assert standing in json.loads(sdwan("lab", "list", "--json").stdout)["labs"]
+    inside = sdwan(
+        "lab", "shell", "edge", "--lab", standing, "--", "ping", "-c", "3", "-i", "0.2", "10.77.2.1"
+    )
+    assert " 0% packet loss" in inside.stdout
+    config = Path("/run/sdwan-lab") / standing / "edge" / "site.yaml"
+    paths = json.loads(sdwan("edge", "status", "-c", str(config), "--json").stdout)["paths"]
+    assert [path["state"] for path in paths] == ["up", "up"]
+    assert sdwan("lab", "link", "set", "1", "--lab", standing, "--loss", "100%").returncode == 0
+    assert sdwan("lab", "link", "set", "7", "--lab", standing, "--loss", "1%").returncode == 1
+    assert sdwan("lab", "down", standing).returncode == 0
+    assert standing not in json.loads(sdwan("lab", "list", "--json").stdout)["labs"]
+    assert not list(Path("/run/netns").glob(f"sdwan-lab-{standing}-*"))
+    assert not list(Path("/sys/fs/bpf").glob(f"sdwan-lab-{standing}-*"))
+
+
+def test_what_does_not_exist_is_refused_in_one_sentence():
+    for command in (("run", "no-such"), ("down", "nosuch"), ("shell", "edge", "--lab", "nosuch")):
+        done = sdwan("lab", *command)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_scenario_of_ones_own_gives_json_and_an_exit_code(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "description: Too much is expected.\n"
+        "links: [{rate: 10mbit, delay: 2ms}, {rate: 10mbit, delay: 2ms}]\n"
+        "loads: {udp: 4mbit}\n"
+        "duration: 2s\n"
+        "expect: {goodput: 100mbit}\n"
+    )
+    done = sdwan("lab", "run", str(file), "--json")
+    assert done.returncode == 1
+    (result,) = json.loads(done.stdout)
+    assert result["scenario"] == "own"
+    assert [(check["name"], check["ok"]) for check in result["checks"]] == [("goodput", False)]
+    assert result["udp_mbps"] == pytest.approx(4, rel=0.05)
