@@ -65,7 +65,8 @@ class Coalescer:
 
     def begin(self, owner: object, packet: memoryview) -> bool:
         """Begin a streak with this packet; tell whether it qualifies (UDP without IP options)."""
-        if len(packet) > 48 and packet[0] == 0x45 and packet[9] == UDP and not packet[6] & 0x3F:
+        is_fragment = len(packet) > 48 and (packet[6] & 0x3F or packet[7])  # of IPv4
+        if len(packet) > 48 and packet[0] == 0x45 and packet[9] == UDP and not is_fragment:
             self.head_bytes = 28
         elif len(packet) > 48 and packet[0] >> 4 == 6 and packet[6] == UDP:
             self.head_bytes = 48

@@ -238,4 +238,4 @@ def uso(payload: bytes, gso_bytes: int, **fields: object) -> Super:
 def pattern(size_bytes: int, seed: int = 0) -> bytes:
     """Return bytes in which no two places look alike."""
     words = (size_bytes + 3) // 4
-    return b"".join(struct.pack("!I", (seed << 20) + i) for i in range(words))[:size_bytes]
+    return b"".join(struct.pack("!I", (seed << 20) + i & 0xFFFFFFFF) for i in range(words))[:size_bytes]
