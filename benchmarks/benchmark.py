@@ -63,7 +63,7 @@ def run_unshaped(effort: Effort, step: Step) -> dict[str, dict[str, float]]:
     """Measure every contender over one bare link, in interleaved rounds."""
     samples: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in CONTENDERS}
     with ExitStack() as stack:
-        stood = {}
+        stood: dict[str, Contender] = {}
         for name, kind in CONTENDERS.items():
             step(f"{name}: start")
             stood[name] = stack.enter_context(standing(kind, f"bench{len(stood)}"))
@@ -199,8 +199,8 @@ def main(quick: bool, parts: tuple[str, ...], rounds: int | None, output: Path) 
     results["targets"] = [asdict(verdict) for verdict in verdicts]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2) + "\n")
-    for part in tables.lay_out(results, verdicts):
-        console.print(part, "")
+    for view in tables.lay_out(results, verdicts):
+        console.print(view, "")
     console.print(f"written: {output}")
 
 

@@ -106,10 +106,12 @@ def gap_plan() -> Plan:
 def blackhole_gap(ours: Ours, link: int) -> dict[str, float]:
     """Swallow everything on one link under load; measure the longest silence of a 5 ms probe stream."""
     duration_s = GAP_BEFORE_S + GAP_CUT_S + 1.0
-    options = {"duration_s": duration_s, "datagram_bytes": GAP_LOAD_BYTES, "rate_bps": GAP_LOAD_BPS}
     with ExitStack() as stack:
         stream = stack.enter_context(probe_stream(ours.near, ours.far, ours.address))
-        load = Iperf(ours.near, ours.far, ours.address, **options)
+        load = Iperf(
+            ours.near, ours.far, ours.address, duration_s=duration_s, datagram_bytes=GAP_LOAD_BYTES,
+            rate_bps=GAP_LOAD_BPS,
+        )  # fmt: skip
         stack.callback(load.close)
         time.sleep(GAP_BEFORE_S)
         cut_ns = time.monotonic_ns()

@@ -179,9 +179,10 @@ def show(number: int, name: str) -> None:
 
     _need_root()
     links = reopen(name).links
-    if not 0 <= number < len(links) or not isinstance(links[number], EmulatedLink):
+    chosen = links[number] if 0 <= number < len(links) else None
+    if not isinstance(chosen, EmulatedLink):
         raise LabError(f"lab {name} has no emulated link {number}")
-    click.echo(json.dumps(links[number].status(), indent=2))
+    click.echo(json.dumps(chosen.status(), indent=2))
 
 
 @link.command()

@@ -78,7 +78,7 @@ class LoadsPart(Part):
     """A datagram every 5 ms: tells the longest gap."""
     udp: RateBps | None = None
     """Datagrams of 1200 bytes at this rate."""
-    tcp: int = Field(0, ge=0, le=64)
+    tcp: int = Field(default=0, ge=0, le=64)
     """Streams, CUBIC."""
 
 
@@ -109,7 +109,7 @@ class ExpectPart(Part):
     """What must come of it; what is not named is only reported."""
 
     longest_gap: DurationNs | None = None
-    probes_lost: int | None = Field(None, ge=0)
+    probes_lost: int | None = Field(default=None, ge=0)
     """At most so many probes lost."""
     udp_lost: SharePpm | None = None
     """At most this share of the UDP load lost."""

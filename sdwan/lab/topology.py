@@ -102,7 +102,7 @@ class Lab:
 
     def ports(self, site: str) -> list[Port]:
         """Return a site's ends of its links, wan0 first."""
-        ports = []
+        ports: list[Port] = []
         for number, cable in enumerate(self.plan.cables):
             for own, far, host, far_host in (
                 (cable.first, cable.second, 1, 2),
@@ -212,7 +212,7 @@ def reopen(name: str) -> Lab:
 def _plan_from(values: dict[str, Any]) -> Plan:
     cables = []
     for cable in values["cables"]:
-        spec = LinkSpec(**cable["spec"])
-        both = {way: Impairment.from_dict(cable["spec"][way]) for way in ("forward", "backward")}
-        cables.append(Cable(cable["first"], cable["second"], replace(spec, **both)))
+        forward, backward = (Impairment.from_dict(cable["spec"][way]) for way in ("forward", "backward"))
+        spec = replace(LinkSpec(**cable["spec"]), forward=forward, backward=backward)
+        cables.append(Cable(cable["first"], cable["second"], spec))
     return Plan(tuple(values["sites"]), tuple(cables), values["outside"])
