@@ -1,4 +1,4 @@
-"""The harness of all tests: capabilities decide what runs, and nothing made in the kernel is left behind.
+"""The harness of all tests: capabilities decide what runs, and nothing they made is left behind.
 
 A test marked ``root``, ``bpf`` or ``netns`` runs where the machine can do that (tests/capabilities.py finds
 out by trying), is skipped where not, and fails instead of being skipped when ``SDWAN_REQUIRE`` names the
@@ -38,10 +38,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_kernel() -> Iterator[None]:
-    """Remove namespaces and pins of dead runs at the start, and ours at the end."""
+    """Remove namespaces and pins of dead runs at the start, and ours at the end; count descriptors."""
     leftovers.sweep()
+    before = leftovers.open_descriptors()
     yield
     leftovers.sweep()
+    leaked = leftovers.open_descriptors() - before
+    assert leaked <= leftovers.DESCRIPTORS_LEFT_MAX, f"the tests left {leaked} descriptors open"
 
 
 @pytest.fixture(scope="session")

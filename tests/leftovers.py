@@ -18,6 +18,9 @@ NAMESPACES = Path("/run/netns")
 HOMES = (Path("/sys/fs/bpf"), Path("/run"))
 """Where tests make directories of their own, beside namespaces."""
 
+DESCRIPTORS_LEFT_MAX = 200
+"""A whole run leaves fewer than 90; what leaks in each test leaves thousands, and select() stops at 1024."""
+
 _NAME = re.compile(r"^sdt(\d+)-")
 
 
@@ -48,6 +51,11 @@ def sweep() -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(str(path))
     return removed
+
+
+def open_descriptors() -> int:
+    """Count the descriptors this process holds."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _rubbish_in(home: Path) -> list[Path]:
