@@ -11,7 +11,7 @@ that may be wrong about its last path goes on using it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdwan.model import PATHS_PER_PEER, PathState, SteerMode
@@ -20,6 +20,8 @@ from sdwan.model import PATHS_PER_PEER, PathState, SteerMode
 
 BURST_SEGMENTS_MAX = 44
 """The largest burst one send takes (sdwan.io.udp)."""
+TURNS_MAX = 8
+"""Turns of one round between address families: shares are met to an eighth."""
 BURST_NS = 500_000
 """A burst lasts about half a millisecond at the bond's rate."""
 FRAME_BITS = 1500 * 8
@@ -121,6 +123,26 @@ def mode_in_force(wanted: SteerMode, decision: Decision) -> SteerMode:
     if wanted is SteerMode.EARLIEST and not all(in_use):
         return SteerMode.STRIDE
     return wanted
+
+
+def turns(shares: Mapping[int, float]) -> tuple[int, ...]:
+    """Return the order in which address families take bursts, by their shares; at most eight turns a round.
+
+    The kernel chooses a path within the family of the socket a burst came through, so a peer with IPv4 and
+    IPv6 paths has two sockets, and user space deals between them (smooth weighted round robin).
+    """
+    used = {family: share for family, share in shares.items() if share > 0}
+    if len(used) < 2:
+        return tuple(used)
+    total = sum(used.values())
+    credit = dict.fromkeys(used, 0.0)
+    order = []
+    for _ in range(TURNS_MAX):
+        for family, share in used.items():
+            credit[family] += share / total
+        order.append(max(credit, key=lambda family: credit[family]))
+        credit[order[-1]] -= 1
+    return tuple(order) if len(set(order)) == len(used) else (*order[:-1], min(used, key=lambda f: used[f]))
 
 
 def is_worth_writing(old: Decision | None, new: Decision) -> bool:

@@ -40,6 +40,9 @@ class SetPeer:
     """How long a packet may wait for one that is missing and not proven lost."""
     prefixes: tuple[str, ...]
     """Inner prefixes that belong to the peer, both directions."""
+    families: tuple[int, ...] = ()
+    """Address families of the paths in use, one entry for each burst of a round: with IPv4 and IPv6 paths
+    they take turns, since the kernel chooses only among paths of the socket's family. () = all equally."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,5 +258,6 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "Address": _is_address,
     "Address | None": lambda value: value is None or _is_address(value),
     "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
+    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(map(_is_number, value)),
 }
 """What may come out of JSON for each declared type; numbers are unsigned and at most 64 bits long."""

@@ -31,7 +31,7 @@ from sdwan.edge.peer import Peer
 from sdwan.errors import KernelError, WireError
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
-from sdwan.model import PATHS_PER_PEER, DropReason
+from sdwan.model import PATH_PIN, PATHS_PER_PEER, DropReason
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -197,6 +197,8 @@ class DataPlane:
             peer = self._peers[message.peer] = Peer(message.peer, self._held_bytes)
         peer.datagram_bytes = message.datagram_bytes
         peer.burst_segments = message.burst_segments
+        if peer.families != message.families:
+            peer.set_families(message.families)
         peer.order.hole_wait_ns = message.hole_wait_us * 1000
         if peer.prefixes != message.prefixes:
             peer.prefixes = message.prefixes
@@ -210,7 +212,7 @@ class DataPlane:
         self._delivery.forget(peer)
         for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
             del self._sessions[index]
-        for sock in peer.senders:
+        for sock in peer.senders.values():
             sock.close()
         self._reroute()
 
@@ -291,7 +293,9 @@ class DataPlane:
         datagram = session.seal_control(message.plaintext, message.path_byte)
         try:
             if message.to is None:
-                peer.send([datagram])
+                path = message.path_byte - PATH_PIN
+                send = peer.sender_of(path) if 0 <= path < PATHS_PER_PEER else peer.send
+                send([datagram])
                 return
             family = socket.AF_INET6 if ":" in message.to[0] else socket.AF_INET
             listener = next(s for s in self._listeners if s.family == family)

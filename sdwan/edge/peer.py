@@ -53,9 +53,13 @@ class Peer:
     """The one that seals DATA; None until a session is active."""
     incarnation: int = 0
     # outward
-    senders: list[socket.socket] = field(default_factory=list)
+    senders: dict[int, socket.socket] = field(default_factory=dict)
+    """By address family."""
+    families: tuple[int, ...] = ()
+    turns: list[Callable[..., int]] = field(default_factory=list)
+    """``sendmsg`` of each sender, as often as its family has a turn."""
     send: Callable[..., int] = _no_sender
-    """``sendmsg`` of the sender whose turn it is."""
+    """The first of them."""
     next_counter: int = 0
     bucket_sequences: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     wanted_ns: int = 0
@@ -96,14 +100,28 @@ class Peer:
 
     def add_sender(self, sock: socket.socket) -> None:
         """Send through this socket too (one per outer address family)."""
-        self.senders.append(sock)
-        self.send = self.senders[0].sendmsg
+        self.senders[sock.family] = sock
+        self.set_families(self.families)
+
+    def set_families(self, families: tuple[int, ...]) -> None:
+        """Deal bursts to the address families in these turns; families without a socket are left out."""
+        self.families = families
+        usable = [family for family in families if family in self.senders] or list(self.senders)
+        self.turns = [self.senders[family].sendmsg for family in usable]
+        self.send = self.turns[0] if self.turns else _no_sender
 
     def turn_sender(self) -> None:
-        """Give the next burst to the next address family, when there is more than one."""
-        if len(self.senders) > 1:
-            self.senders.append(self.senders.pop(0))
-            self.send = self.senders[0].sendmsg
+        """Give the next burst to the next address family."""
+        self.turns.append(self.turns.pop(0))
+        self.send = self.turns[0]
+
+    def sender_of(self, path: int) -> Callable[..., int]:
+        """Return ``sendmsg`` of the socket for a path's family: what is pinned must not meet another's."""
+        endpoint = self.arrivals[path].endpoint
+        if endpoint is None:
+            return self.send
+        sock = self.senders.get(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET)
+        return sock.sendmsg if sock else _no_sender
 
 
 Flow = tuple[Peer, int]

@@ -30,7 +30,7 @@ from sdwan.core.mtu import BASE_BYTES
 from sdwan.core.path import Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
-from sdwan.core.schedule import Decision, mode_in_force
+from sdwan.core.schedule import Decision, mode_in_force, turns
 from sdwan.core.sent import Send
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
@@ -100,6 +100,7 @@ class Peering:
         self._places: dict[int, Place] = {}
         """As the kernel has them."""
         self._mtus: dict[int, int] = {}
+        self._told_turns: tuple[int, ...] = ()
         self._sockets: dict[int, socket.socket] = {}
         self._pending_index: int | None = None
         self.tunnel = Tunnel(
@@ -214,6 +215,8 @@ class Peering:
                 case SetShares(decision):
                     self.decision = decision
                     self._write_weights()
+                    if self._turns() != self._told_turns:
+                        self._tell_shape()
                 case SetShape():
                     self.shape = action
                     self._tell_shape()
@@ -360,14 +363,24 @@ class Peering:
             for traffic_class in range(CLASSES)
         })  # fmt: skip
 
+    def _turns(self) -> tuple[int, ...]:
+        """Return how bursts are dealt between the address families of the paths in use."""
+        shares: dict[int, float] = {}
+        for number, place in self._places.items():
+            share = self.decision.shares[number] if self.decision else 0.0
+            shares[_family(place)] = shares.get(_family(place), 0.0) + share
+        return turns(shares)
+
     def _tell_shape(self) -> None:
         shape = self.shape or SetShape(1172, 1, 10_000)
+        self._told_turns = self._turns()
         prefixes = tuple(str(prefix) for prefix in self.config.prefixes)
         self.shared.plane.send(
             channel.SetPeer(
-                self.number, shape.datagram_bytes, shape.burst_segments, shape.hole_wait_us, prefixes
+                self.number, shape.datagram_bytes, shape.burst_segments, shape.hole_wait_us, prefixes,
+                self._told_turns,
             )
-        )
+        )  # fmt: skip
 
 
 def _family(place: Place) -> int:

@@ -50,5 +50,5 @@ class Sender:
             peer.send([payload], ancillary)
         except OSError:
             self._drop(DropReason.SEND_FAILED, datagrams)
-        if len(peer.senders) > 1:
+        if len(peer.turns) > 1:
             peer.turn_sender()

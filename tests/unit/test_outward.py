@@ -7,6 +7,7 @@ do to datagrams is the business of test_inward.py.
 from __future__ import annotations
 
 import struct
+from socket import AF_INET, AF_INET6
 
 import pytest
 from hypothesis import given, settings
@@ -413,11 +414,32 @@ def test_a_new_route_is_asked_for_at_once(pair):
 
 
 def test_sockets_take_turns_burst_by_burst(pair):
-    second = Sender()
+    second = Sender(AF_INET6)
     pair.a.peers[1].add_sender(second)
     for _ in range(4):
         pair.a.send(plain(udp()))
     assert (len(pair.a.senders[1].bursts), len(second.bursts)) == (2, 2)
+
+
+def test_address_families_take_the_turns_control_gave_them(pair):
+    first, second, peer = pair.a.senders[1], Sender(AF_INET6), pair.a.peers[1]
+    peer.add_sender(second)
+    peer.set_families((AF_INET, AF_INET, AF_INET6))
+    for _ in range(6):
+        pair.a.send(plain(udp()))
+    assert (len(first.bursts), len(second.bursts)) == (4, 2)
+    peer.set_families((AF_INET6,))
+    pair.a.send(plain(udp()))
+    assert (len(first.bursts), len(second.bursts)) == (4, 3)
+
+
+def test_what_is_pinned_leaves_by_the_family_of_its_path(pair):
+    second, peer = Sender(AF_INET6), pair.a.peers[1]
+    peer.add_sender(second)
+    peer.arrivals[3].endpoint = ("2001:db8::1", 4510)
+    assert peer.sender_of(3) == second.sendmsg
+    peer.arrivals[3].endpoint = ("192.0.2.1", 4510)
+    assert peer.sender_of(3) == pair.a.senders[1].sendmsg
 
 
 def test_counters_run_on_over_the_end_of_32_bits(pair):

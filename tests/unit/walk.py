@@ -88,7 +88,8 @@ class Tun:
 class Sender:
     """Plays the connected UDP socket: cuts what is sent into datagrams, as UDP_SEGMENT says."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: int = socket.AF_INET) -> None:
+        self.family = family
         self.datagrams: list[bytes] = []
         self.bursts: list[int] = []
         """Datagrams of each call."""
