@@ -172,6 +172,29 @@ def test_a_link_sequence_from_the_past_proves_nothing():
     assert receiver.came() == [0]
 
 
+def test_a_link_sequence_from_the_past_changes_nothing_for_the_next():
+    """Whoever repeats an old stamp must not make the next honest one look like a jump."""
+    receiver = after(
+        D(0, link=10),
+        D(1, bucket_sequence=1, link=3),
+        D(3, bucket_sequence=3, link=11),
+        D(9, bucket=2, path=1),
+    )
+    assert receiver.came() == [0, 1], "path 0 has lost nothing; counter 2 is on its way elsewhere"
+
+
+def test_what_is_sent_again_does_not_widen_the_next_gap():
+    """Counter 1 comes late over path 0; the jump behind it still speaks of what follows counter 5 alone."""
+    receiver = after(
+        D(0, link=0),
+        D(5, bucket=2, link=1),
+        D(1, bucket_sequence=1, link=2),
+        D(7, bucket=2, bucket_sequence=2, link=4),
+    )
+    assert receiver.window.unknown_between(6, 6) == 0, "counter 6 is named at once"
+    assert receiver.window.unknown_between(2, 4) == 3, "2 to 4 may come over another path"
+
+
 def test_a_jump_too_large_to_be_honest_proves_nothing():
     receiver = after(D(0, link=0), D(2, bucket_sequence=2, link=1 << 17))
     assert receiver.came() == [0]
