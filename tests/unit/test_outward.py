@@ -269,9 +269,11 @@ def test_rows_that_wait_are_not_overwritten_by_a_streak_of_the_same_size(pair):
     assert by_flow(arrives(pair, *frames)) == by_flow(waiting + streak)
 
 
-def test_a_flow_keeps_its_order_when_some_of_its_checksums_are_finished(pair):
-    sent = [udp(payload=pattern(100, i)) for i in range(6)]
-    frames = [(plain if i == 3 else unfinished)(packet) for i, packet in enumerate(sent)]
+@pytest.mark.parametrize("size_bytes", [100, 1000])
+@pytest.mark.parametrize("which", [{0}, {3}, {5}, {0, 3}, {1, 4}])
+def test_a_flow_keeps_its_order_when_some_of_its_checksums_are_finished(pair, size_bytes, which):
+    sent = [udp(payload=pattern(size_bytes, i)) for i in range(6)]
+    frames = [(plain if i in which else unfinished)(packet) for i, packet in enumerate(sent)]
     assert by_flow(arrives(pair, *frames)) == by_flow(sent)
 
 
