@@ -239,3 +239,19 @@ def pattern(size_bytes: int, seed: int = 0) -> bytes:
     """Return bytes in which no two places look alike."""
     words = (size_bytes + 3) // 4
     return b"".join(struct.pack("!I", (seed << 20) + i & 0xFFFFFFFF) for i in range(words))[:size_bytes]
+
+
+def without_identification(packet: bytes) -> bytes:
+    """Blank the fields a kernel numbers anew when it cuts joined UDP packets."""
+    return packet if packet[0] >> 4 == 6 else packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
+
+
+def by_flow(some: list[bytes]) -> dict[bytes, list[bytes]]:
+    """Sort TCP and UDP packets by protocol, addresses and ports; identification is blanked."""
+    table: dict[bytes, list[bytes]] = {}
+    for packet in some:
+        protocol, at = transport_at(packet)
+        addresses = packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
+        flow = bytes([protocol]) + addresses + packet[at : at + 4]
+        table.setdefault(flow, []).append(without_identification(packet))
+    return table

@@ -24,6 +24,7 @@ from tests.unit.packets import (
     CWR,
     FIN,
     PSH,
+    by_flow,
     pattern,
     plain,
     tcp,
@@ -31,6 +32,7 @@ from tests.unit.packets import (
     udp,
     unfinished,
     uso,
+    without_identification,
 )
 from tests.unit.walk import NONE, TCP_ONLY, Pair, Road, coalesced, flipped, packets_of
 
@@ -148,27 +150,13 @@ def test_any_mixture_over_unlike_links_comes_out_once_and_in_order_per_flow(rng,
         assert not pair.b.drops
         identities = [packets.payload_of(packet)[:8] for packet in came]
         assert len(set(identities)) == len(identities), "a packet came twice"
-        assert set(map(unnumbered, came)) <= set(map(unnumbered, sent))
+        assert set(map(without_identification, came)) <= set(map(without_identification, sent))
         if not loss:
-            assert sorted(map(unnumbered, came)) == sorted(map(unnumbered, sent))
+            assert sorted(map(without_identification, came)) == sorted(map(without_identification, sent))
             if links == 1:
-                assert flows_of(came) == flows_of(sent)
+                assert by_flow(came) == by_flow(sent)
     finally:
         pair.close()
-
-
-def unnumbered(packet: bytes) -> bytes:
-    """Blank IPv4 identification and header checksum: joined UDP packets are numbered anew."""
-    return packet if packet[0] >> 4 == 6 else packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
-
-
-def flows_of(some: list[bytes]) -> dict[bytes, list[bytes]]:
-    table: dict[bytes, list[bytes]] = {}
-    for packet in some:
-        protocol, at = packets.transport_at(packet)
-        addresses = packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
-        table.setdefault(bytes([protocol]) + addresses + packet[at : at + 4], []).append(unnumbered(packet))
-    return table
 
 
 def _supers(make, source, destination, gso_bytes, segments):

@@ -241,6 +241,10 @@ class Pair:
         self.a.install(1, index_a, index_b, *keys, seals=seals)
         self.b.install(1, index_b, index_a, *reversed(keys), seals=seals)
 
+    def crossing(self, *frames: bytes) -> list[bytes]:
+        """Send frames from a to b in one round over a perfect link; return the packets that come out."""
+        return packets_of(self.b.receive(*coalesced(Road().carry(self.a.send(*frames)))))
+
     def arriving(self, *batches: Batch) -> list[bytes]:
         """Let batches arrive at b in one round, wait for their holes; return the packets that come out."""
         return packets_of(self.b.receive(*batches)) + self.wait_for_holes()
