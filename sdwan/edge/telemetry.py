@@ -22,7 +22,7 @@ from sdwan.model import PATHS_PER_PEER, DropReason
 # Implementation constants --------------------------------------------------------------------------
 
 SECOND_NS = 10**9
-FRESH_NS = 200_000_000
+FRESH_NS = 20_000_000
 """A snapshot younger than this is good enough for whoever asks."""
 RATE_NS = 500_000_000
 """Pause between two readings of the counters; rates are made over one to two of them."""
