@@ -7,7 +7,6 @@ are in every figure. The redirect itself is not carried out in a test run.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import struct
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from sdwan.core.wire import Header
 from sdwan.errors import LabError
 from sdwan.io import bpf, bpfsys
 from sdwan.io.maps import Maps, Weights
-from sdwan.lab.home import BPFFS, PREFIX
+from sdwan.lab.home import Home
 from sdwan.model import DEFAULT_PORT, PATH_CHOOSE
 
 # Specification constants (linux/pkt_cls.h, linux/bpf.h) --------------------------------------------
@@ -26,7 +25,7 @@ TC_UNSPEC, TC_REDIRECT, XDP_PASS = 0xFFFFFFFF, 7, 2
 
 # Implementation constants --------------------------------------------------------------------------
 
-PIN_ROOT = BPFFS / f"{PREFIX}programs-test" / "v1"
+PIN_ROOT = Home("programs").pin_root("test")
 RUNS = 4000
 MARK = 0x5D
 LOOPBACK = 1
@@ -42,13 +41,15 @@ SINGLE = 0x02
 
 def costs_ns() -> dict[str, float]:
     """Build the programs and return the median cost of each case."""
-    bpf.build(PIN_ROOT)
+    home = Home("programs")
+    home.claim()
     try:
+        bpf.build(PIN_ROOT)
         maps = Maps.open(PIN_ROOT)
         _configure(maps)
         return {name: _median(name, case) for name, case in CASES.items()}
     finally:
-        shutil.rmtree(PIN_ROOT.parent, ignore_errors=True)
+        home.remove()
 
 
 def _configure(maps: Maps) -> None:

@@ -7,8 +7,8 @@ TAPs without offloads show single Ethernet frames, as a wire does, whatever supe
 Started with the path of its control socket (unix, SOCK_SEQPACKET); says ``ready`` on standard output; takes
 one JSON object per connection::
 
-    {"add": WireSpec}      {"remove": "wan0"}      {"status": true}
-    {"set": {"loss_ppm": 1000}, "wire": "wan0", "direction": "both"}
+    {"add": WireSpec}      {"status": true}
+    {"set": {"loss_ppm": 1000}, "wire": "link0", "direction": "both"}
 
 and lives until it is killed; its devices vanish with it. One process for all wires of a lab: under load its
 price is the wake-ups, and they are shared. Started by sdwan.lab.link; talked to through ``ask``.
@@ -191,12 +191,10 @@ class Emulator:
         """
         if "add" in request:
             self._add(WireSpec(**request["add"]))
-        elif "remove" in request:
-            self._remove(request["remove"])
         elif "set" in request:
             self._wire(request.get("wire")).change(request["set"], request.get("direction", "both"))
         elif "status" not in request:
-            raise LabError(f"no such request: {', '.join(request)}; there are add, remove, set, status")
+            raise LabError(f"no such request: {', '.join(request)}; there are add, set, status")
         return {name: wire.status() for name, wire in self.wires.items()}
 
     def _wire(self, name: Any) -> Wire:
@@ -212,14 +210,6 @@ class Emulator:
         for side, descriptor in enumerate(wire.taps):
             self._sides[descriptor] = (wire, side)
             self._epoll.register(descriptor, select.EPOLLIN)
-
-    def _remove(self, name: Any) -> None:
-        wire = self._wire(name)
-        del self.wires[name]
-        for descriptor in wire.taps:
-            self._epoll.unregister(descriptor)
-            del self._sides[descriptor]
-        wire.close()
 
     def _accept(self) -> None:
         with suppress(BlockingIOError):

@@ -61,13 +61,17 @@ class Home:
             LabError: there is such a lab already.
         """
         HOMES.mkdir(mode=0o755, parents=True, exist_ok=True)
+        claim = HOMES / f".{self.name}.{os.getpid()}"
+        claim.mkdir(mode=0o700)
+        (claim / "owner").write_text(_identity(os.getpid()))
         try:
-            self.directory.mkdir(mode=0o700)
-        except FileExistsError:
-            raise LabError(
-                f"there is a lab {self.name} already; `sdwan lab down {self.name}` ends it"
-            ) from None
-        (self.directory / "owner").write_text(_identity(os.getpid()))
+            claim.rename(
+                self.directory
+            )  # with its owner at once, or another's sweep would take it for rubbish
+        except OSError:
+            shutil.rmtree(claim)
+            advice = f"`sdwan lab down {self.name}` ends it"
+            raise LabError(f"there is a lab {self.name} already; {advice}") from None
 
     def keep(self) -> None:
         """Let the lab stay when we end."""

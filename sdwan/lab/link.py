@@ -1,7 +1,7 @@
 """A link: a wire between two namespaces with an interface at each end, and a way to trouble it.
 
-Three kinds, one face (``create``, ``change``, ``status``, ``set_carrier``; deleting a namespace deletes
-its links, the emulator included, because it is told to end first):
+Five kinds, one face (``create``, ``change``, ``set_carrier``); a link goes with its namespaces, or with its
+emulator:
 
     bare      a veth pair, as fast as the machine
     tbf       a veth pair with the kernel's token bucket at both ends: rate and drop-tail buffer
@@ -95,12 +95,6 @@ class Link(ABC):
         if up:
             self._address(here)
 
-    def delete(self) -> None:
-        """Remove both devices; fine if they are gone."""
-        for end in self.ends:
-            if end.namespace.exists():
-                end.namespace.run(["ip", "link", "delete", end.interface], accept=(0, 1))
-
     def _bring_up(self) -> None:
         for end in self.ends:
             end.namespace.run(["ip", "link", "set", end.interface, "mtu", str(self.spec.mtu_bytes), "up"])
@@ -187,10 +181,6 @@ class EmulatedLink(Link):
     def status(self) -> dict[str, Any]:
         """Return impairments and counters of both directions."""
         return dict(ask(self.control, {"status": True})[self.name])
-
-    def delete(self) -> None:
-        """Have the emulator close the devices."""
-        ask(self.control, {"remove": self.name})
 
 
 def connect(spec: LinkSpec, ends: Sequence[LinkEnd], *, name: str, emulator: Callable[[], Path]) -> Link:
