@@ -45,6 +45,9 @@ _SLOTS = 16
 _ROWS_MAX = 255
 _STRIDES_KEPT = 64
 _MOVED_INTERVAL_NS = 100_000_000
+_JUMP_MAX = 1 << 16
+"""Farther than this only a fresh datagram may move a path's link sequence: the field is not authenticated,
+and a recorded datagram can be sent again with any number in it."""
 _RAMP = np.arange(_ROWS_MAX + 1, dtype=np.uint32)
 
 Head = tuple[int, ...]
@@ -369,7 +372,7 @@ class Inward:
         seen = peer.arrivals[path]
         seen.opened += stop - start
         seen.opened_bytes += (stop - start - 1) * burst.stride + burst.row_bytes(stop - 1)
-        if (last[_SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < 1 << 31 or not seen.last_ns:
+        if (last[_SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < _JUMP_MAX or not seen.last_ns:
             seen.last_sequence = last[_SEQUENCE]
             seen.last_send_us = last[_TIME]
             seen.last_ns = self._now_ns
@@ -407,6 +410,9 @@ class Inward:
             order.checkpoint(self._now_ns)
         if link is not None:
             order.note_link(*link, counter, counter + rows - 1)
+            seen = peer.arrivals[link[0]]
+            if _JUMP_MAX <= (link[2] - seen.last_sequence) & 0xFFFFFFFF < 1 << 31:
+                seen.last_sequence, seen.last_ns = link[2], self._now_ns
 
 
 def _contents(frame: memoryview, head: Head, counter: int) -> Iterable[Run]:

@@ -16,6 +16,7 @@ from sdwan.config.schema import SiteConfig
 from sdwan.errors import KernelError
 from sdwan.io import attach, entry, netlink
 from sdwan.io.maps import Maps, Weights
+from sdwan.io.udp import BURST_SEGMENTS_MAX
 from sdwan.model import CLASSES, PATHS_PER_PEER
 
 # Implementation constants --------------------------------------------------------------------------
@@ -113,6 +114,7 @@ def set_up_tun(config: SiteConfig) -> None:
     """Bring the TUN up with its addresses."""
     name = config.tun.name
     netlink.set_mtu(name, config.tun.mtu_bytes or TUN_MTU_LEAST)
+    netlink.set_gso_segments(name, BURST_SEGMENTS_MAX)
     netlink.set_up(name)
     for address in config.tun.addresses:
         netlink.add_address(name, str(address))

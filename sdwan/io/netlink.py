@@ -185,6 +185,15 @@ def set_mtu(name: str, mtu: int) -> None:
     call(f"setting the MTU of {name} to {mtu}", lambda route: route.link("set", index=index, mtu=mtu))
 
 
+def set_gso_segments(name: str, segments: int) -> None:
+    """Bound the segments of a super-packet the kernel hands to a device."""
+    link = need_link(name)
+    call(
+        f"{name}: gso_max_segs {segments}",
+        lambda route: route.link("set", index=link.index, gso_max_segs=segments),
+    )
+
+
 def set_up(name: str, up: bool = True) -> None:
     """Bring an interface up or take it down."""
     index = need_link(name).index
