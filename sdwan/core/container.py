@@ -1,22 +1,25 @@
 """Containers: one datagram full of small packets, and how they come out again.
 
 Pure. On the way out ``Container`` is filled entry by entry and sealed in place; on the way in
-``unpack`` yields its packets.
+``unpack`` yields its packets. ``contents`` does the same for every type that is opened alone.
 
     entry:  length u16 (bit 15: NEEDS_CSUM) | bucket u8 | bucket sequence u16 | packet
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 
-from sdwan.core.assemble import VNET_PLAIN, Run
+from sdwan.core.assemble import SLOT_LEAD, VNET_BYTES, VNET_PLAIN, Run
 from sdwan.core.staging import PREFIX_BYTES, ROW_HEAD
 from sdwan.core.wire import (
     ENTRY_FORMAT,
     ENTRY_NEEDS_CSUM,
     HEADER_BYTES,
+    META_BYTES,
     META_NEEDS_CSUM,
+    META_UDP,
     TAG_BYTES,
     VERSION,
     Type,
@@ -25,6 +28,7 @@ from sdwan.errors import WireError
 from sdwan.model import PATH_CHOOSE
 
 _ENTRY = ENTRY_FORMAT.size
+_META = struct.Struct("!BBH")
 
 
 class Container:
@@ -81,3 +85,29 @@ def unpack(entries: memoryview, *, counter: int) -> Iterator[Run]:
         yield Run(
             memoryview(frame), counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags
         )  # fmt: skip
+
+
+def contents(frame: memoryview, word: int, *, counter: int) -> Iterable[Run]:
+    """Return what an opened SINGLE, CONTAINER or BUNDLE holds.
+
+    ``frame`` is its slot: SLOT_LEAD spare bytes, then the plaintext. ``word`` is the header's third:
+    type, index, segments, template words.
+
+    Raises:
+        WireError: it does not hold what its type says (raised while iterating, for a container).
+    """
+    if word >> 24 == Type.CONTAINER:
+        return unpack(frame[SLOT_LEAD + META_BYTES :], counter=counter)
+    bucket, flags, sequence = _META.unpack_from(frame, SLOT_LEAD)
+    rows, head_bytes, piece = 1, 0, 0
+    if word >> 24 == Type.BUNDLE:
+        rows, head_bytes = word >> 8 & 0xFF, (word & 0xFF) << 2
+        piece, rest = divmod(len(frame) - VNET_BYTES - head_bytes, rows or 1)
+        if rest or piece <= 0 or not rows or not head_bytes or not flags & META_UDP:
+            raise WireError(f"bundle of {rows} packets behind {head_bytes} bytes of template")
+    return (
+        Run(
+            frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags, rows=rows,
+            segments=1 if not head_bytes else 0, head_bytes=head_bytes, piece_bytes=piece,
+        ),
+    )  # fmt: skip

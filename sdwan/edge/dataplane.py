@@ -24,8 +24,9 @@ from sdwan.core.reorder import HeldBytes
 from sdwan.core.session import Session
 from sdwan.edge import channel, sandbox
 from sdwan.edge.board import Board
+from sdwan.edge.burst import Burst
 from sdwan.edge.delivery import Delivery
-from sdwan.edge.inward import Burst, Inward
+from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
 from sdwan.errors import KernelError, WireError

@@ -1,16 +1,16 @@
 """Inward: from the links towards the TUN. The second half of a packet's walk, up to the replay window.
 
-Data-plane process. ``pump`` drains a wildcard socket: each coalesced burst is cut into runs of
-consecutive datagrams, opened last row first into a slot, and checked for replay; what is fresh goes on
-to sdwan.edge.delivery. CONTROL goes to the control process opened, handshake datagrams as they are.
+Data-plane process. ``pump`` drains a wildcard socket: each coalesced burst is cut into runs of consecutive
+datagrams (sdwan.edge.burst), opened last row first into a slot, and checked for replay; what is fresh goes
+on to sdwan.edge.delivery. CONTROL goes to the control process opened, handshake datagrams as they are.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterable
-from itertools import pairwise, repeat
+from collections.abc import Callable
+from itertools import repeat
 from time import monotonic_ns
 
 import numpy as np
@@ -18,11 +18,25 @@ from cryptography.exceptions import InvalidTag
 
 from sdwan.core import wire
 from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot
-from sdwan.core.container import unpack
+from sdwan.core.container import contents
 from sdwan.core.inner import segment_bytes
 from sdwan.core.messages import next_counter_of
 from sdwan.core.session import Session, consume
-from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, META_UDP, TAG_BYTES, Type, widen
+from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, TAG_BYTES, Type, widen
+from sdwan.edge.burst import (
+    COUNTER,
+    HEAD,
+    PATH,
+    RECEIVER,
+    ROWS_MAX,
+    SEQUENCE,
+    TIME,
+    VERSION,
+    WORD,
+    Burst,
+    Head,
+    cut,
+)  # fmt: skip
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.peer import Peer
 from sdwan.errors import OpenError, WireError
@@ -31,9 +45,6 @@ from sdwan.model import PATHS_PER_PEER, DropReason
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
 
-_HEAD = struct.Struct("!BBBBIIIII")
-_VERSION, _PATH, _RECEIVER, _WORD, _COUNTER, _SEQUENCE, _TIME = 0, 1, 4, 5, 6, 7, 8
-"""Fields of _HEAD; the word is type, index, segments and template words."""
 _META = struct.Struct("!BBH")
 _SEALED_MIN = HEADER_BYTES + META_BYTES + TAG_BYTES
 
@@ -42,40 +53,15 @@ _SEALED_MIN = HEADER_BYTES + META_BYTES + TAG_BYTES
 BURSTS_PER_PUMP = 16
 _SLOTS = 16
 """Runs that may be joined before they must be written."""
-_ROWS_MAX = 255
 _STRIDES_KEPT = 64
 _MOVED_INTERVAL_NS = 100_000_000
 _JUMP_MAX = 1 << 16
 """Farther than this only a fresh datagram may move a path's link sequence: the field is not authenticated,
 and a recorded datagram can be sent again with any number in it."""
-_RAMP = np.arange(_ROWS_MAX + 1, dtype=np.uint32)
+_RAMP = np.arange(ROWS_MAX + 1, dtype=np.uint32)
 
-Head = tuple[int, ...]
 Link = tuple[int, int, int]
 """Path, first and last link sequence of a run: the kernel's word, unauthenticated."""
-
-
-class Burst:
-    """What one recvmsg brought: ``rows`` datagrams of ``stride`` bytes (the last may be shorter)."""
-
-    __slots__ = ("ancillary", "last_bytes", "length", "rows", "source", "stride")
-
-    def __init__(self, length: int, stride: int, source: tuple, ancillary: list) -> None:
-        self.length = length
-        self.stride = stride
-        self.rows = -(-length // stride)
-        self.last_bytes = length - (self.rows - 1) * stride
-        self.source = source
-        self.ancillary = ancillary
-
-    def row_bytes(self, row: int) -> int:
-        """Length of datagram ``row``."""
-        return self.stride if row < self.rows - 1 else self.last_bytes
-
-    def leave_last_out(self) -> None:
-        """Forget the last datagram; the others are ``stride`` bytes long."""
-        self.rows -= 1
-        self.last_bytes = self.stride
 
 
 class Inward:
@@ -106,12 +92,12 @@ class Inward:
         self._slots = [Slot() for _ in range(_SLOTS)]
         self._slot = 0
         self._now_ns = 0
-        nonces = np.zeros((_ROWS_MAX + 1, 12), dtype=np.uint8)
+        nonces = np.zeros((ROWS_MAX + 1, 12), dtype=np.uint8)
         flat = nonces.reshape(-1).data
-        self._nonces = [flat[i * 12 : i * 12 + 12] for i in range(_ROWS_MAX + 1)]
+        self._nonces = [flat[i * 12 : i * 12 + 12] for i in range(ROWS_MAX + 1)]
         self._nonce_heads = nonces[:, :4]
-        self._nonce_words = np.ndarray((_ROWS_MAX + 1,), ">u4", nonces, 4, (12,))
-        self._nonce_counters = np.ndarray((_ROWS_MAX + 1,), ">u4", nonces, 8, (12,))
+        self._nonce_words = np.ndarray((ROWS_MAX + 1,), ">u4", nonces, 4, (12,))
+        self._nonce_counters = np.ndarray((ROWS_MAX + 1,), ">u4", nonces, 8, (12,))
         self._nonce_receiver = -1
 
     # 1. receive -------------------------------------------------------------------------------
@@ -138,7 +124,7 @@ class Inward:
     # 2. cut into runs ---------------------------------------------------------------------------
 
     def _burst(self, burst: Burst) -> None:
-        if burst.stride < HEADER_BYTES or burst.rows > _ROWS_MAX:
+        if burst.stride < HEADER_BYTES or burst.rows > ROWS_MAX:
             self._drop(DropReason.SHORT, burst.rows)
             return
         if burst.last_bytes < HEADER_BYTES:
@@ -146,51 +132,20 @@ class Inward:
             burst.leave_last_out()
             if not burst.rows:
                 return
-        rows, stride = burst.rows, burst.stride
-        first = _HEAD.unpack_from(self._view)
-        if rows == 1:
-            self._run(burst, 0, 1, first)
-            return
-        # Only the ends are compared: the nonces of the rows between are *predicted*, so that a row
-        # which is not what it should be fails its tag and is looked at alone.
-        last = _HEAD.unpack_from(self._view, (rows - 1) * stride)
-        step = rows - 1
-        if (
-            last[_WORD] - first[_WORD] == step << 16
-            and (last[_COUNTER] - first[_COUNTER]) & 0xFFFFFFFF == step
-            and first[_WORD] >> 24 == Type.SUPER
-            and last[_RECEIVER] == first[_RECEIVER]
-        ):
-            self._run(burst, 0, rows, first)
-            return
-        for start, stop in self._cuts(burst):
-            self._run(burst, start, stop, _HEAD.unpack_from(self._view, start * stride))
-
-    def _cuts(self, burst: Burst) -> list[tuple[int, int]]:
-        """Return (start, stop) of each run of consecutive segments of one super-packet."""
-        rows, stride = burst.rows, burst.stride
-        words = np.ndarray((rows,), ">u4", self._array, 8, (stride,)).astype(np.uint32)
-        counters = np.ndarray((rows,), ">u4", self._array, 12, (stride,)).astype(np.uint32)
-        receivers = np.ndarray((rows,), ">u4", self._array, 4, (stride,))
-        follows = (
-            (np.diff(words) == 0x10000)
-            & (np.diff(counters) == 1)
-            & (words[1:] >> 24 == Type.SUPER)
-            & (receivers[1:] == receivers[:-1])
-        )
-        return list(pairwise([0, *(np.flatnonzero(~follows) + 1).tolist(), rows]))
+        for start, stop in cut(burst, self._array):
+            self._run(burst, start, stop, HEAD.unpack_from(self._view, start * burst.stride))
 
     def _run(self, burst: Burst, start: int, stop: int, head: Head) -> None:
         """Send datagrams ``start..stop-1``, which are of one kind, on their way."""
-        kind = head[_WORD] >> 24
-        if head[_VERSION] != wire.VERSION:
+        kind = head[WORD] >> 24
+        if head[VERSION] != wire.VERSION:
             self._drop(DropReason.MALFORMED, 1)
             if stop - start > 1:  # the version is not authenticated: the others may be sound
                 self._one_by_one(burst, start + 1, stop)
         elif Type.INIT <= kind <= Type.COOKIE:
             at = start * burst.stride
             self._plain(burst, self._view[at : at + burst.row_bytes(start)])
-        elif (session := self._sessions.get(head[_RECEIVER])) is None:
+        elif (session := self._sessions.get(head[RECEIVER])) is None:
             self._drop(DropReason.UNKNOWN_SESSION, stop - start)
         elif burst.row_bytes(stop - 1) < HEADER_BYTES + TAG_BYTES:
             self._drop(DropReason.SHORT, 1)
@@ -208,14 +163,14 @@ class Inward:
     def _one_by_one(self, burst: Burst, start: int, stop: int) -> None:
         """Look at datagrams alone that are no run after all, so that a bad one costs only itself."""
         for row in range(start, stop):
-            self._run(burst, row, row + 1, _HEAD.unpack_from(self._view, row * burst.stride))
+            self._run(burst, row, row + 1, HEAD.unpack_from(self._view, row * burst.stride))
 
     # 3. open ----------------------------------------------------------------------------------
 
     def _open_super(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> None:
         """Open a run of segments; if one of them is not what it claims, each for itself."""
         rows, stride = stop - start, burst.stride
-        prefix = META_BYTES + ((head[_WORD] & 0xFF) << 2)
+        prefix = META_BYTES + ((head[WORD] & 0xFF) << 2)
         last_payload = burst.row_bytes(stop - 1) - HEADER_BYTES - TAG_BYTES - prefix
         piece = stride - HEADER_BYTES - TAG_BYTES - prefix if rows > 1 else last_payload
         if last_payload <= 0 or piece <= 0 or SLOT_LEAD + prefix + piece * rows > SLOT_BYTES:
@@ -256,11 +211,11 @@ class Inward:
         if rows == 1:
             session.open_into(view[at + 4 : at + 16], view[at + HEADER_BYTES : at + size], None, last_into)
             return
-        if self._nonce_receiver != head[_RECEIVER]:
-            self._nonce_receiver = head[_RECEIVER]
-            self._nonce_heads[:] = np.frombuffer(head[_RECEIVER].to_bytes(4, "big"), dtype=np.uint8)
-        self._nonce_words[:rows] = (_RAMP[:rows] << 16) + np.uint32(head[_WORD])
-        self._nonce_counters[:rows] = _RAMP[:rows] + np.uint32(head[_COUNTER])
+        if self._nonce_receiver != head[RECEIVER]:
+            self._nonce_receiver = head[RECEIVER]
+            self._nonce_heads[:] = np.frombuffer(head[RECEIVER].to_bytes(4, "big"), dtype=np.uint8)
+        self._nonce_words[:rows] = (_RAMP[:rows] << 16) + np.uint32(head[WORD])
+        self._nonce_counters[:rows] = _RAMP[:rows] + np.uint32(head[COUNTER])
         nonces = self._nonces
         session.open_into(nonces[rows - 1], view[at + HEADER_BYTES : at + size], None, last_into)
         out = slot.destinations(prefix, piece)[rows - 2 :: -1]
@@ -268,7 +223,7 @@ class Inward:
         consume(map(session.open_into, nonces[rows - 2 :: -1], sealed, repeat(None), out))
 
     def _describe(self, frame: memoryview, head: Head, session: Session, rows: int, piece: int) -> Run:
-        word = head[_WORD]
+        word = head[WORD]
         bucket, flags, sequence = _META.unpack_from(frame, SLOT_LEAD)
         index, segments, head_bytes = word >> 16 & 0xFF, word >> 8 & 0xFF, (word & 0xFF) << 2
         if rows == 1 and index and index + 1 == segments:
@@ -277,7 +232,7 @@ class Inward:
         window = self._peers[session.peer_number].window
         return Run(
             frame,
-            counter=widen(head[_COUNTER], max(window.top, 0)),
+            counter=widen(head[COUNTER], max(window.top, 0)),
             bucket=bucket,
             bucket_sequence=sequence,
             flags=flags,
@@ -294,7 +249,7 @@ class Inward:
         if views is None:
             if len(self._sealed) >= _STRIDES_KEPT:
                 self._sealed.clear()
-            starts = range(0, 65536 - HEADER_BYTES, stride)[:_ROWS_MAX]
+            starts = range(0, 65536 - HEADER_BYTES, stride)[:ROWS_MAX]
             views = self._sealed[stride] = [self._view[at + HEADER_BYTES : at + stride] for at in starts]
         return views
 
@@ -326,14 +281,14 @@ class Inward:
             self._drop(DropReason.FORGED, 1)
             return
         link = self._authentic(burst, row, row + 1, head, session)
-        counter = widen(head[_COUNTER], max(peer.window.top, 0))
+        counter = widen(head[COUNTER], max(peer.window.top, 0))
         if not peer.window.accept(counter):
             self._drop(DropReason.REPLAYED, 1)
             return
         self._notice_address(burst, session, link)
         self._note(peer, link, counter, 1)
         try:
-            for run in _contents(slot.view[:end], head, counter):
+            for run in contents(slot.view[:end], head[WORD], counter=counter):
                 self._delivery.admit(peer, run)
         except WireError:
             self._drop(DropReason.BAD_INNER, 1)
@@ -360,7 +315,7 @@ class Inward:
     def _authentic(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> Link | None:
         """Count opened datagrams per path, copies included, and confirm the session."""
         peer = self._peers[session.peer_number]
-        path = head[_PATH]
+        path = head[PATH]
         if not session.confirmed:
             session.confirmed = True
             self._confirmed(session)
@@ -368,16 +323,16 @@ class Inward:
             return None
         last = head
         if stop - start > 1:
-            last = _HEAD.unpack_from(self._view, (stop - 1) * burst.stride)
+            last = HEAD.unpack_from(self._view, (stop - 1) * burst.stride)
         seen = peer.arrivals[path]
         seen.opened += stop - start
         seen.opened_bytes += (stop - start - 1) * burst.stride + burst.row_bytes(stop - 1)
-        if (last[_SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < _JUMP_MAX or not seen.last_ns:
-            seen.last_sequence = last[_SEQUENCE]
-            seen.last_send_us = last[_TIME]
+        if (last[SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < _JUMP_MAX or not seen.last_ns:
+            seen.last_sequence = last[SEQUENCE]
+            seen.last_send_us = last[TIME]
             seen.last_ns = self._now_ns
         peer.dirty = True
-        return path, head[_SEQUENCE], last[_SEQUENCE]
+        return path, head[SEQUENCE], last[SEQUENCE]
 
     def _notice_address(self, burst: Burst, session: Session, link: Link | None) -> None:
         """Tell control, now and then, that *fresh* datagrams come from an address it did not name.
@@ -413,27 +368,3 @@ class Inward:
             seen = peer.arrivals[link[0]]
             if _JUMP_MAX <= (link[2] - seen.last_sequence) & 0xFFFFFFFF < 1 << 31:
                 seen.last_sequence, seen.last_ns = link[2], self._now_ns
-
-
-def _contents(frame: memoryview, head: Head, counter: int) -> Iterable[Run]:
-    """Return what an opened SINGLE, CONTAINER or BUNDLE holds.
-
-    Raises:
-        WireError: it does not hold what its type says (raised while iterating, for a container).
-    """
-    word = head[_WORD]
-    if word >> 24 == Type.CONTAINER:
-        return unpack(frame[SLOT_LEAD + META_BYTES :], counter=counter)
-    bucket, flags, sequence = _META.unpack_from(frame, SLOT_LEAD)
-    rows, head_bytes, piece = 1, 0, 0
-    if word >> 24 == Type.BUNDLE:
-        rows, head_bytes = word >> 8 & 0xFF, (word & 0xFF) << 2
-        piece, rest = divmod(len(frame) - VNET_BYTES - head_bytes, rows or 1)
-        if rest or piece <= 0 or not rows or not head_bytes or not flags & META_UDP:
-            raise WireError(f"bundle of {rows} packets behind {head_bytes} bytes of template")
-    return (
-        Run(
-            frame, counter=counter, bucket=bucket, bucket_sequence=sequence, flags=flags, rows=rows,
-            segments=1 if not head_bytes else 0, head_bytes=head_bytes, piece_bytes=piece,
-        ),
-    )  # fmt: skip
