@@ -182,9 +182,9 @@ class SteeringConfig(Section):
 
     mode: Mode = key(
         SteerMode.EARLIEST, "earliest, stride, pin or duplicate",
-        "`earliest`: the path that delivers first, while the capacity of every path is configured or has been "
-        "measured, else as `stride`; `stride`: shares by weight; `pin`: the heaviest path; `duplicate`: a copy "
-        "on every path.", shown="earliest",
+        "`earliest`: the path that delivers first, while the capacity of every path is configured or has "
+        "been measured, else as `stride`; `stride`: shares by weight; `pin`: the heaviest path; "
+        "`duplicate`: a copy on every path.", shown="earliest",
     )  # fmt: skip
     classes: dict[Annotated[int, Field(ge=0, lt=CLASSES)], Mode] = key(
         {}, "map: class 0..7 to mode", "Another mode for single traffic classes.", shown="none"
