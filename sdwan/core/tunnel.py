@@ -40,12 +40,14 @@ from sdwan.core.messages import (
     decode,
     encode,
 )
+from sdwan.core.mtu import BASE_BYTES
 from sdwan.core.path import OUTER_HEADERS_BYTES, PPM, Pace, Path, Place
 from sdwan.core.probe import Entropy
 from sdwan.core.report import Inbound, Reporter
 from sdwan.core.roaming import Roaming, Whereabouts
 from sdwan.core.schedule import Decision, decide, is_other_burst, is_worth_writing
 from sdwan.core.sent import Send
+from sdwan.core.wire import sealed_overhead_bytes
 from sdwan.model import PathState
 
 # Implementation constants ------------------------------------------------------------------------
@@ -59,6 +61,8 @@ REPORT_COST = 0.01
 """Part of a path's rate that reports may take."""
 REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
 HELLO_NS = 30_000 * MILLISECOND_NS
+INNER_MTU_LEAST = 1280
+"""An interface with less loses IPv6 (RFC 8200 section 5)."""
 RECONNECT_NS = 90_000 * MILLISECOND_NS
 """How long a site that waits for its peer tries to reach it first, after losing the session by itself."""
 
@@ -385,13 +389,18 @@ class Tunnel:
     def _datagram_bytes(self) -> int:
         """Return the largest UDP payload every usable path takes.
 
-        A path still searching does not shrink the others' datagrams: the kernel keeps what is too large off
-        it.
+        A path still searching does not shrink the others' datagrams, nor does one too narrow for the least
+        inner MTU: the kernel keeps what is too large off it.
         """
         usable = [p for p in self.paths.values() if p.state is PathState.UP] or list(self.paths.values())
         found = [path for path in usable if path.mtu.is_complete] or usable
-        sizes = [path.mtu.size_bytes - OUTER_HEADERS_BYTES[path.place.ipv6] for path in found]
-        return min(sizes, default=1200 - OUTER_HEADERS_BYTES[False])
+        wide = [path for path in found if _inner_bytes(path) >= INNER_MTU_LEAST] or found
+        sizes = [path.mtu.size_bytes - OUTER_HEADERS_BYTES[path.place.ipv6] for path in wide]
+        return min(sizes, default=BASE_BYTES[False] - OUTER_HEADERS_BYTES[False])
+
+
+def _inner_bytes(path: Path) -> int:
+    return path.mtu.size_bytes - sealed_overhead_bytes(path.place.ipv6)
 
 
 def _is_other_shape(old: SetShape, new: SetShape) -> bool:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from sdwan.config.schema import SiteConfig
+from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES
 from sdwan.errors import KernelError
 from sdwan.io import attach, entry, netlink
 from sdwan.io.maps import Maps, Weights
@@ -27,11 +28,12 @@ MARK = 0x5D3A
 ATTACH_TIMEOUT_S = 120
 """A first compilation took 7 s in a slow virtual machine."""
 
-TUN_MTU_LEAST = 1280
-"""IPv6 leaves an interface with less (RFC 8200 section 5), and takes its addresses along."""
+TUN_MTU_LEAST = {False: 576, True: 1280}
+"""By "has IPv6 addresses": IPv6 leaves an interface with less than 1280 bytes (RFC 8200 section 5), and takes
+its addresses along; 576 is what every IPv4 host takes (RFC 791)."""
 
-TUN_SEGMENTS = 44
-"""Segments of a super-packet: what one send takes (sdwan.io.udp)."""
+TUN_MTU_FIRST = 1280
+"""Until path MTU discovery has an answer, a round trip after the first session."""
 
 
 def ensure_attached(config: SiteConfig, *, force: bool = False) -> list[str]:
@@ -110,10 +112,24 @@ def close(maps: Maps) -> None:
     entry.delete_entry()
 
 
+def tun_mtu(config: SiteConfig, datagram_sizes: Iterable[int]) -> int:
+    """Return the MTU the TUN should have: what is configured, or what the narrowest peer takes.
+
+    Where that is less than the interface may have, what does not fit is dropped and counted as TOO_BIG.
+    """
+    if config.tun.mtu_bytes:
+        return config.tun.mtu_bytes
+    inner = min(datagram_sizes, default=0) - HEADER_BYTES - META_BYTES - TAG_BYTES
+    if inner <= 0:
+        return TUN_MTU_FIRST
+    has_ipv6 = any(address.version == 6 for address in config.tun.addresses)
+    return max(inner, TUN_MTU_LEAST[has_ipv6])
+
+
 def set_up_tun(config: SiteConfig) -> None:
     """Bring the TUN up with its addresses."""
     name = config.tun.name
-    netlink.set_mtu(name, config.tun.mtu_bytes or TUN_MTU_LEAST)
+    netlink.set_mtu(name, config.tun.mtu_bytes or TUN_MTU_FIRST)
     netlink.set_gso_segments(name, BURST_SEGMENTS_MAX)
     netlink.set_up(name)
     for address in config.tun.addresses:

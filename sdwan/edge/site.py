@@ -14,7 +14,6 @@ from sdwan.config.schema import SiteConfig
 from sdwan.core.handshake import Established, Handshaker, Reply
 from sdwan.core.report import Inbound
 from sdwan.core.sent import condense
-from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES
 from sdwan.edge import channel, kernel
 from sdwan.edge.links import Links
 from sdwan.edge.load import Load
@@ -280,10 +279,8 @@ class Site:
     def _set_tun_mtu(self) -> None:
         """Let the TUN follow the smallest datagram any connected peer takes, unless its MTU is configured."""
         self._tun_mtu_is_stale = False
-        connected = [p for p in self.peerings.values() if p.shape and p.tunnel.epochs.sealing]
-        sizes = [p.shape.datagram_bytes for p in connected if p.shape]
-        inner = min(sizes, default=0) - HEADER_BYTES - META_BYTES - TAG_BYTES
-        mtu = self.config.tun.mtu_bytes or max(inner, kernel.TUN_MTU_LEAST)
+        connected = (p for p in self.peerings.values() if p.shape and p.tunnel.epochs.sealing)
+        mtu = kernel.tun_mtu(self.config, [p.shape.datagram_bytes for p in connected if p.shape])
         if mtu == self.tun_mtu:
             return
         try:

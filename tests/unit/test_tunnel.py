@@ -268,3 +268,13 @@ def test_the_only_path_keeps_its_size_under_suspicion() -> None:
     world.out[0].is_black = True
     world.run_until(lambda: world.edge.state(0) is DEGRADED)
     assert world.edge.path_mtu == {0: 1500}
+
+
+def test_a_path_too_narrow_for_the_least_inner_mtu_does_not_shrink_the_others() -> None:
+    world = World(2)
+    world.out[0].mtu = 1300
+    world.connect()
+    world.run_until(lambda: is_settled(world.edge, 2), 20 * SECOND)
+    assert world.edge.path_mtu[0] <= 1300
+    assert world.edge.shape is not None
+    assert world.edge.shape.datagram_bytes == 1472
