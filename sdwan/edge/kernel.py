@@ -127,13 +127,14 @@ def tun_mtu(config: SiteConfig, datagram_sizes: Iterable[int]) -> int:
 
 
 def set_up_tun(config: SiteConfig) -> None:
-    """Bring the TUN up with its addresses."""
+    """Bring the TUN up with its addresses and routes, and with nothing else a killed run left on it."""
     name = config.tun.name
     netlink.set_mtu(name, config.tun.mtu_bytes or TUN_MTU_FIRST)
     netlink.set_gso_segments(name, BURST_SEGMENTS_MAX)
     netlink.set_up(name)
-    for address in config.tun.addresses:
-        netlink.add_address(name, str(address))
+    set_addresses(name, netlink.need_link(name).addresses, config.tun.addresses)
+    wanted = {str(prefix) for peer in config.peers for prefix in peer.prefixes}
+    delete_routes(config, [prefix for prefix in netlink.static_routes(name) if prefix not in wanted])
 
 
 def set_addresses(name: str, old: Iterable[object], new: Iterable[object]) -> None:

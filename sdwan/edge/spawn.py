@@ -18,7 +18,7 @@ from dataclasses import asdict
 from sdwan.edge import channel
 from sdwan.edge.board import Board
 from sdwan.errors import KernelError
-from sdwan.io.tun import Offload, open_tun
+from sdwan.io.tun import Offload, keep_tun, open_tun
 from sdwan.io.udp import listening_socket, peer_socket, segmentation_works
 
 # Specification constants (bpf/abi.h) --------------------------------------------------------------
@@ -58,6 +58,7 @@ class DataPlane:
         self.peers_max = peers_max
         self.listeners: list[socket.socket] = []
         self._tun, granted = open_tun(tun_name, offload=offload)
+        keep_tun(self._tun, True)
         self.offload: Offload = granted
         self.segmentation = offload and segmentation_works()
         self.coalescing = True
@@ -127,9 +128,11 @@ class DataPlane:
         process.wait()
 
     def close(self) -> None:
-        """Stop the child and let go of TUN (which vanishes) and sockets."""
+        """Stop the child and let go of sockets and TUN, which vanishes: only a killed control leaves it."""
         if getattr(self, "process", None) is not None:
             self.stop()
         for sock in self.listeners:
             sock.close()
+        with contextlib.suppress(OSError):  # somebody deleted the interface already
+            keep_tun(self._tun, False)
         os.close(self._tun)

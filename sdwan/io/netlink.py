@@ -31,6 +31,7 @@ from sdwan.errors import KernelError
 IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x40, 0x80, 0x10000
 _ARPHRD_WITH_ETHERNET_HEADER = frozenset({1, 772})  # Ethernet, loopback
 _IFA_F_NODAD = 0x02
+_ROUTE_STATIC = 4  # RTPROT_STATIC (linux/rtnetlink.h), what pyroute2 gives its routes
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 0x3
 
 _ADDRESS_SCOPE_LINK = 253
@@ -235,6 +236,21 @@ def add_route(prefix: str, name: str, *, source: str | None = None, metric: int 
     if source is not None:
         options["prefsrc"] = source
     call(f"routing {prefix} into {name}", lambda route: route.route("replace", **options))
+
+
+def static_routes(name: str) -> list[str]:
+    """Return the prefixes routed into an interface by ``add_route`` (not those its addresses bring along)."""
+    index = need_link(name).index
+
+    def work(route: IPRoute) -> list[str]:
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in route.get_routes(family=family, oif=index):
+                if message["proto"] == _ROUTE_STATIC and message.get_attr("RTA_DST"):
+                    found.append(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
+        return found
+
+    return call(f"listing the routes into {name}", work)
 
 
 def delete_route(prefix: str, name: str, *, metric: int | None = None) -> None:

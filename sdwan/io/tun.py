@@ -27,6 +27,7 @@ GSO_ECN = 0x80
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETLE = 0x400454DC
+_TUNSETPERSIST = 0x400454CB
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _OFFLOAD_CSUM, _OFFLOAD_TSO4, _OFFLOAD_TSO6, _OFFLOAD_TSO_ECN = 1, 2, 4, 8
 _OFFLOAD_USO4, _OFFLOAD_USO6 = 0x20, 0x40
@@ -79,6 +80,15 @@ def open_tun(name: str, *, offload: bool = True) -> tuple[int, Offload]:
         hint = "another process holds it" if error.errno == errno.EBUSY else "is the name free?"
         raise KernelError(f"TUN {name}: {error.strerror}; {hint}") from error
     return descriptor, granted
+
+
+def keep_tun(descriptor: int, keep: bool) -> None:
+    """Let the device outlive its last descriptor, or not.
+
+    A process that is killed then leaves the interface with its routes: what was meant for the tunnel finds no
+    carrier, instead of the default route and a way out in the clear.
+    """
+    fcntl.ioctl(descriptor, _TUNSETPERSIST, int(keep))
 
 
 def _negotiate(descriptor: int, ladder: tuple[tuple[Offload, int], ...]) -> Offload:

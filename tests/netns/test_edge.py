@@ -221,9 +221,14 @@ def test_a_killed_control_leaves_nothing_in_the_way_of_the_next(pair: World, sit
     process.kill()
     process.wait()
     wait_until(lambda: not Path(f"/proc/{data_plane}").exists(), "the data plane ends, too")
+    assert "dev sdwan01" in pair.run(site, "ip", "route", "get", HUB4 if site == "edge" else "10.77.1.1"), (
+        "what was meant for the tunnel must not leave in the clear"
+    )
+    pair.run(site, "ip", "address", "add", "10.66.6.6/24", "dev", "sdwan01")
+    pair.run(site, "ip", "route", "add", "10.66.7.0/24", "dev", "sdwan01", "proto", "static")
     pair[site].start()
-    stream_began = wait_until(lambda: pair.reaches("edge", HUB4), "traffic again")
-    assert stream_began < 15
+    assert wait_until(lambda: pair.reaches("edge", HUB4), "traffic again") < 15
+    assert "10.66." not in pair.run(site, "ip", "route"), "nothing of an earlier configuration stays"
     wait_until(lambda: pair.states("edge") == ["up", "up"] == pair.states("hub"), "all paths again")
 
 
