@@ -225,7 +225,9 @@ def test_a_killed_control_leaves_nothing_in_the_way_of_the_next(pair: World, sit
         "what was meant for the tunnel must not leave in the clear"
     )
     pair.run(site, "ip", "address", "add", "10.66.6.6/24", "dev", "sdwan01")
-    pair.run(site, "ip", "route", "add", "10.66.7.0/24", "dev", "sdwan01", "proto", "static")
+    pair.run(
+        site, "ip", "route", "add", "10.66.7.0/24", "dev", "sdwan01", "proto", "static", "scope", "global"
+    )
     pair[site].start()
     assert wait_until(lambda: pair.reaches("edge", HUB4), "traffic again") < 15
     assert "10.66." not in pair.run(site, "ip", "route"), "nothing of an earlier configuration stays"
