@@ -28,8 +28,8 @@ from sdwan.edge.reload import applicable
 from sdwan.edge.site import Site
 from sdwan.edge.statusd import MetricsServer, StatusServer
 from sdwan.edge.telemetry import Telemetry
-from sdwan.errors import SdwanError
-from sdwan.io import logs
+from sdwan.errors import KernelError, SdwanError
+from sdwan.io import logs, netlink
 from sdwan.io.clock import now_ns
 from sdwan.io.monitor import LinkMonitor
 
@@ -88,6 +88,8 @@ async def _run(config_path: Path, config: SiteConfig) -> None:
         log.info("running", site=config.site, port=config.port, tun=config.tun.name, **plane.facts)
         await edge.stopped.wait()
         log.info("stopping", site=config.site)
+        if edge.failure is not None:
+            raise edge.failure
 
 
 class Edge:
@@ -95,6 +97,8 @@ class Edge:
 
     def __init__(self, config_path: Path, config: SiteConfig, site: Site, plane: Plane) -> None:
         self.stopped = asyncio.Event()
+        self.failure: SdwanError | None = None
+        """Why it cannot go on."""
         self._config_path = config_path
         self._config = config
         self._site = site
@@ -106,6 +110,7 @@ class Edge:
         self._deaths = 0
         self._started_ns = 0
         self._channel: int | None = None
+        self._attaching: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._servers: list[StatusServer | MetricsServer] = []
 
@@ -158,6 +163,18 @@ class Edge:
 
     def _on_netlink(self) -> None:
         self._site.on_link_events(self._monitor.read())
+        if self._site.is_unattached and self._attaching is None:
+            self._attaching = self._loop.create_task(self._attach())
+
+    async def _attach(self) -> None:
+        """Attach the programs to an interface that appeared, in a thread: compiling takes a second."""
+        self._site.is_unattached = False
+        try:
+            attached = await asyncio.to_thread(kernel.ensure_attached, self._config)
+            log.info("attached", links=",".join(attached))
+        except KernelError as error:
+            log.error("attach_failed", error=str(error))
+        self._attaching = None
 
     def _chores(self) -> None:
         self._timers["chores"] = self._loop.call_later(CHORES_S, self._chores)
@@ -186,6 +203,10 @@ class Edge:
     def _on_plane_gone(self, reason: str) -> None:
         self._forget_channel()
         if self.stopped.is_set():
+            return
+        if netlink.find_link(self._config.tun.name) is None:
+            self.failure = KernelError(f"the TUN {self._config.tun.name} was removed; start the edge again")
+            self.stopped.set()
             return
         self._deaths = 0 if now_ns() - self._started_ns > STEADY_NS else self._deaths + 1
         pause_s = RESPAWN_S[min(self._deaths, len(RESPAWN_S) - 1)]

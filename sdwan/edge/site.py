@@ -20,7 +20,7 @@ from sdwan.edge.load import Load
 from sdwan.edge.peering import Endpoint, Peering, Resources
 from sdwan.edge.plane import Plane
 from sdwan.errors import HandshakeError, KernelError, WireError
-from sdwan.io import netlink
+from sdwan.io import entry, netlink
 from sdwan.io.clock import entropy, now_ns, random_u64
 from sdwan.io.keyfile import read_key
 from sdwan.io.logs import get_log
@@ -63,6 +63,8 @@ class Site:
         self.busy_until_ns = 0
         """Traffic flowed lately: the loop should turn fast until then."""
         self.tun_mtu = 0
+        self.is_unattached = False
+        """An interface appeared, or the entry device went away: the programs must be attached again."""
         self._load = Load()
         self._tun_mtu_is_stale = False
         self._probes_ns = 0
@@ -258,13 +260,12 @@ class Site:
             log.info("link", link=name, up=state.up, mtu=state.mtu, addresses=",".join(state.addresses))
 
     def _refresh_links(self, moment_ns: int) -> set[str]:
-        appeared_before = {name for name, state in self.links.states.items() if state.ifindex}
-        changed = self.links.refresh(netlink.links())
-        if any(self.links.states[name].ifindex and name not in appeared_before for name in changed):
-            try:
-                kernel.ensure_attached(self.config)
-            except KernelError as error:
-                log.error("attach_failed", error=str(error))
+        before = {name for name, state in self.links.states.items() if state.ifindex}
+        present = netlink.links()
+        changed = self.links.refresh(present)
+        after = {name for name, state in self.links.states.items() if state.ifindex}
+        if after - before or all(link.name != entry.DEFAULT_NAME for link in present):
+            self.is_unattached = True
         if changed:
             self._refresh_places(moment_ns)
         return changed

@@ -286,3 +286,18 @@ def test_the_status_socket_is_for_root_only(pair: World) -> None:
     with socket.socket(socket.AF_UNIX) as impatient:
         impatient.connect(str(path))  # and hang up without reading
     assert pair["hub"].status()["site"] == "hub"
+
+
+def test_a_deleted_entry_device_is_made_again(pair: World) -> None:
+    pair.run("edge", "ip", "link", "delete", "sdwan-entry")
+    wait_until(lambda: pair.reaches("edge", HUB4), "traffic through another entry device")
+
+
+def test_a_deleted_tun_ends_the_edge_with_one_sentence() -> None:
+    with world() as made:
+        made.start()
+        process = made["edge"].process
+        assert process is not None
+        made.run("edge", "ip", "link", "delete", "sdwan01")
+        assert process.wait(timeout=10) == 1
+        assert "the TUN sdwan01 was removed" in made.log("edge").splitlines()[-1]
