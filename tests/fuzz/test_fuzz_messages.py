@@ -128,6 +128,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Address": ADDRESS,
     "Address | None": st.none() | ADDRESS,
     "tuple[str, ...]": st.lists(st.text(max_size=10), max_size=5).map(tuple),
+    "tuple[int, ...]": st.lists(U64, max_size=8).map(tuple),
 }
 CHANNEL: st.SearchStrategy[channel.Message] = st.one_of(
     *(
@@ -153,6 +154,9 @@ def has_declared_types(message: channel.Message) -> bool:
         "Address": is_address,
         "Address | None": lambda value: value is None or is_address(value),
         "tuple[str, ...]": lambda value: type(value) is tuple and all(type(item) is str for item in value),
+        "tuple[int, ...]": lambda value: (
+            type(value) is tuple and all(type(item) is int and 0 <= item < 2**64 for item in value)
+        ),
     }
     return all(checks[str(field.type)](getattr(message, field.name)) for field in fields(message))
 
