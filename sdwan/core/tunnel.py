@@ -15,15 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sdwan.core import epochs
-from sdwan.core.actions import (
-    Action,
-    Event,
-    MovePath,
-    SendControl,
-    SetPathMtu,
-    SetShape,
-    SetShares,
-)
+from sdwan.core.actions import Action, Event, MovePath, SendControl
 from sdwan.core.epochs import Epochs
 from sdwan.core.handshake import SessionKeys
 from sdwan.core.holewait import HoleWait
@@ -40,14 +32,12 @@ from sdwan.core.messages import (
     decode,
     encode,
 )
-from sdwan.core.mtu import BASE_BYTES
-from sdwan.core.path import OUTER_HEADERS_BYTES, PPM, Pace, Path, Place
+from sdwan.core.path import PPM, Pace, Path, Place
 from sdwan.core.probe import Entropy
 from sdwan.core.report import Inbound, Reporter
 from sdwan.core.roaming import Roaming, Whereabouts
-from sdwan.core.schedule import Decision, decide, is_other_burst, is_worth_writing
 from sdwan.core.sent import Send
-from sdwan.core.wire import sealed_overhead_bytes
+from sdwan.core.shape import Shape
 from sdwan.model import PathState
 
 # Implementation constants ------------------------------------------------------------------------
@@ -61,8 +51,6 @@ REPORT_COST = 0.01
 """Part of a path's rate that reports may take."""
 REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
 HELLO_NS = 30_000 * MILLISECOND_NS
-INNER_MTU_LEAST = 1280
-"""An interface with less loses IPv6 (RFC 8200 section 5)."""
 RECONNECT_NS = 90_000 * MILLISECOND_NS
 """How long a site that waits for its peer tries to reach it first, after losing the session by itself."""
 
@@ -86,6 +74,7 @@ class Tunnel:
         self.roaming = Roaming(entropy=entropy)
         self.reporter = Reporter(interval_ns=pace.report_ns)
         self.hole_wait = HoleWait()
+        self.shape = Shape()
         self.next_counter = 0
         """The data plane's next DATA counter for this peer."""
         self._entropy = entropy
@@ -93,9 +82,6 @@ class Tunnel:
         self._report_ns = 0
         """When the newest report arrived."""
         self._hello_ns = now_ns
-        self._decision: Decision | None = None
-        self._shape: SetShape | None = None
-        self._mtu_told: dict[int, int] = {}
         self._reconnect_until_ns = 0
 
     def set_pace(self, pace: Pace) -> None:
@@ -130,7 +116,7 @@ class Tunnel:
         """Forget sessions and counters because our data plane is another process now; keep the paths."""
         self.reporter = Reporter(interval_ns=self.pace.report_ns)
         self.roaming.forget()
-        self._shape = None
+        self.shape.tell_again()
         self._report_number = None
         for path in self.paths.values():
             path.sent.forget()
@@ -167,7 +153,7 @@ class Tunnel:
         """Forget a path."""
         if self.paths.pop(number, None) is None:
             return []
-        self._mtu_told.pop(number, None)
+        self.shape.forget(number)
         return self._reshape()
 
     # What arrived -----------------------------------------------------------------------------------
@@ -364,48 +350,4 @@ class Tunnel:
 
     def _reshape(self) -> list[Action]:
         """Return what changed in shares, sizes and waits."""
-        actions: list[Action] = []
-        for path in self.paths.values():
-            mtu_bytes = self._path_mtu(path)
-            if self._mtu_told.get(path.number) != mtu_bytes:
-                self._mtu_told[path.number] = mtu_bytes
-                actions.append(SetPathMtu(path.number, mtu_bytes))
-        decision = decide([path.view() for path in self.paths.values()])
-        if is_worth_writing(self._decision, decision):
-            self._decision = decision
-            actions.append(SetShares(decision))
-        shape = SetShape(self._datagram_bytes(), decision.burst_segments, self.hole_wait.wait_us)
-        if self._shape is None or _is_other_shape(self._shape, shape):
-            self._shape = shape
-            actions.append(shape)
-        return actions
-
-    def _path_mtu(self, path: Path) -> int:
-        """Return what the kernel may put on a path: what is trusted, or what is known if no other can."""
-        others = (p for p in self.paths.values() if p is not path and p.state is PathState.UP)
-        is_needed = not any(p.mtu.trusted_bytes >= path.mtu.size_bytes for p in others)
-        return path.mtu.size_bytes if is_needed else path.mtu.trusted_bytes
-
-    def _datagram_bytes(self) -> int:
-        """Return the largest UDP payload every usable path takes.
-
-        A path still searching does not shrink the others' datagrams, nor does one too narrow for the least
-        inner MTU: the kernel keeps what is too large off it.
-        """
-        usable = [p for p in self.paths.values() if p.state is PathState.UP] or list(self.paths.values())
-        found = [path for path in usable if path.mtu.is_complete] or usable
-        wide = [path for path in found if _inner_bytes(path) >= INNER_MTU_LEAST] or found
-        sizes = [path.mtu.size_bytes - OUTER_HEADERS_BYTES[path.place.ipv6] for path in wide]
-        return min(sizes, default=BASE_BYTES[False] - OUTER_HEADERS_BYTES[False])
-
-
-def _inner_bytes(path: Path) -> int:
-    return path.mtu.size_bytes - sealed_overhead_bytes(path.place.ipv6)
-
-
-def _is_other_shape(old: SetShape, new: SetShape) -> bool:
-    return (
-        old.datagram_bytes != new.datagram_bytes
-        or old.hole_wait_us != new.hole_wait_us
-        or is_other_burst(old.burst_segments, new.burst_segments)
-    )
+        return self.shape.update(self.paths.values(), hole_wait_us=self.hole_wait.wait_us)

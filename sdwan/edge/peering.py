@@ -7,8 +7,6 @@ share. The site (sdwan.edge.site) owns the peerings and distributes news among t
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,9 +33,9 @@ from sdwan.core.sent import Send
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel, kernel
+from sdwan.edge.doors import Doors, family_of
 from sdwan.edge.links import Links
 from sdwan.edge.plane import Plane
-from sdwan.edge.spawn import entry_socket
 from sdwan.errors import HandshakeError, KernelError
 from sdwan.io.clock import entropy
 from sdwan.io.logs import get_log
@@ -101,7 +99,7 @@ class Peering:
         """As the kernel has them."""
         self._mtus: dict[int, int] = {}
         self._told_turns: tuple[int, ...] = ()
-        self._sockets: dict[int, socket.socket] = {}
+        self._doors = Doors(number, shared.config.port, shared.plane)
         self._pending_index: int | None = None
         self.tunnel = Tunnel(
             connects=bool(endpoints), pace=pace_of(shared.config), entropy=entropy, now_ns=now_ns
@@ -145,16 +143,13 @@ class Peering:
         self._set_pending(None)
         self.shared.plane.send(channel.RemovePeer(self.number))
         kernel.forget_peer(self.shared.maps, self.number)
-        for sock in self._sockets.values():
-            sock.close()
+        self._doors.close()
 
     def on_plane_started(self, *, now_ns: int) -> None:
         """Tell a new data plane all about the peer, and begin a new session with it."""
         self._do(self.tunnel.restart(now_ns=now_ns), now_ns)
         self._set_pending(None)
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        self._doors.close()
         self._tell_shape()
         for number, place in self._places.items():
             self._tell_place(number, place)
@@ -253,7 +248,7 @@ class Peering:
         self._set_pending(handshaker.pending_index(self.config.public_key))
         for number, place in self._places.items():
             if place.link_up:
-                self._send_pinned(datagram, number)
+                self._doors.send_pinned(datagram, number, place)
 
     def _set_pending(self, index: int | None) -> None:
         """Let the kernel pass answers to the handshake under way, and only to that."""
@@ -287,19 +282,12 @@ class Peering:
         )
 
     def _send_probe(self, path: int, token: int) -> None:
-        sealing = self.tunnel.epochs.sealing
-        if sealing is None:
+        sealing, place = self.tunnel.epochs.sealing, self._places.get(path)
+        if sealing is None or place is None:
             return
         self.shared.maps.expect_probe(self.number, path, token)
         header = Header(PATH_CHOOSE, 0, sealing.remote_index, Type.PROBE)
-        self._send_pinned(header.pack() + _PROBE_BODY.pack(token, 0, 0), path)
-
-    def _send_pinned(self, datagram: bytes, path: int) -> None:
-        place = self._places.get(path)
-        sock = self._sockets.get(_family(place)) if place else None
-        if sock is not None:
-            with contextlib.suppress(OSError):  # a full buffer, or the entry device is gone: like a loss
-                sock.send(datagram[:1] + bytes([PATH_PIN | path]) + datagram[2:])
+        self._doors.send_pinned(header.pack() + _PROBE_BODY.pack(token, 0, 0), path, place)
 
     # Carrying out: paths, weights, shape --------------------------------------------------------------
 
@@ -311,7 +299,7 @@ class Peering:
 
     def _tell_place(self, number: int, place: Place) -> None:
         """Tell kernel and data plane where a path leads, before anything is sent that way."""
-        self._open_socket(_family(place))
+        self._doors.open(family_of(place))
         self._write_path(number)
         self.shared.plane.send(channel.SetEndpoint(self.number, number, place.whereabouts.remote))
 
@@ -336,18 +324,6 @@ class Peering:
         self._do(self.tunnel.remove_path(number), now_ns)
         self.shared.maps.clear_path(self.number, number)
 
-    def _open_socket(self, family: int) -> None:
-        """Have one socket into the entry device for each address family, and give the data plane another."""
-        if family in self._sockets:
-            return
-        config = self.shared.config
-        try:
-            self._sockets[family] = entry_socket(self.number, family, config.port, kernel.MARK)
-            with entry_socket(self.number, family, config.port, kernel.MARK) as theirs:
-                self.shared.plane.send(channel.AddSocket(self.number, family), theirs.fileno())
-        except (KernelError, OSError) as error:
-            log.error("entry_refused", peer=self.config.name, error=str(error))
-
     def _write_weights(self) -> None:
         decision = self.decision
         if decision is None:
@@ -368,7 +344,7 @@ class Peering:
         shares: dict[int, float] = {}
         for number, place in self._places.items():
             share = self.decision.shares[number] if self.decision else 0.0
-            shares[_family(place)] = shares.get(_family(place), 0.0) + share
+            shares[family_of(place)] = shares.get(family_of(place), 0.0) + share
         return turns(shares)
 
     def _tell_shape(self) -> None:
@@ -381,7 +357,3 @@ class Peering:
                 self._told_turns,
             )
         )  # fmt: skip
-
-
-def _family(place: Place) -> int:
-    return socket.AF_INET6 if place.ipv6 else socket.AF_INET

@@ -198,9 +198,7 @@ def test_configured_rates_give_the_shares_at_once() -> None:
     for path, rate in enumerate((50, 10)):
         place = world.place(world.edge, path, rate_up_bps=rate * 10**6)
         world.edge.tunnel.set_place(path, place, now_ns=world.now_ns)
-    world.do(world.edge, world.edge.tunnel.remove_path(7) or world.edge.tunnel._reshape())
-    world.run(20 * MS)
-    decision = world.edge.tunnel._decision
+    decision = world.edge.tunnel.shape.decision
     assert decision is not None
     assert decision.shares[:2] == (1.0, 0.2)
 
