@@ -56,6 +56,9 @@ def test_a_link_that_goes_down_loses_its_share_at_once_and_gets_it_back() -> Non
         process.wait()
         assert seconds_until_zero(maps, 0) < 0.2
         assert made.states("edge") == ["down", "up"]
+        wait_until(
+            lambda: made.states("hub") == ["down", "up"], "the far end's carrier, or its own judgement"
+        )
         assert made.pings("edge", HUB4, count=20, interval_s=0.01) == 20
         made.lab.links[0].set_carrier(0, True)
         wait_until(lambda: made.states("edge") == ["up", "up"], "the path comes back")
