@@ -26,6 +26,8 @@ FRESH_NS = 20_000_000
 """A snapshot younger than this is good enough for whoever asks."""
 RATE_NS = 500_000_000
 """Pause between two readings of the counters; rates are made over one to two of them."""
+LOSS_READINGS = 20
+"""Loss is made over this many: ten seconds."""
 
 
 class Telemetry:
@@ -38,6 +40,8 @@ class Telemetry:
         self._newest: Snapshot | None = None
         self._newest_ns = 0
         self._readings: deque[tuple[int, Any, Any]] = deque(maxlen=2)
+        self._arrivals: deque[tuple[Any, Any]] = deque(maxlen=LOSS_READINGS)
+        """Datagrams received and lost so far, by path row."""
         self.reloads_applied = 0
         self.reloads_refused = 0
 
@@ -57,6 +61,8 @@ class Telemetry:
         moment_ns = now_ns()
         if not self._readings or moment_ns - self._readings[-1][0] >= RATE_NS:
             self._readings.append((moment_ns, self._site.maps.tx_stats(), self._site.maps.rx_stats()))
+            seen = self._site.maps.rx_state
+            self._arrivals.append((seen["received"].copy(), seen["lost"].copy()))
 
     def _make(self, moment_ns: int) -> Snapshot:
         site = self._site
@@ -96,8 +102,6 @@ class Telemetry:
         shares = peering.decision.shares if peering.decision else ()
         total = sum(shares) or 1.0
         host, port = path.place.whereabouts.remote
-        seen = self._site.maps.rx_state[peering.number * PATHS_PER_PEER + path.number]
-        arrived, lost = int(seen["received"]), int(seen["lost"])
         return PathSnapshot(
             peer=peering.config.name,
             path=path.number,
@@ -107,7 +111,7 @@ class Telemetry:
             rtt_ns=path.rtt_ns,
             jitter_ns=path.prober.rtt.jitter_ns if path.rtt_ns is not None else None,
             loss_out_ppm=path.rate.loss_ppm if path.rate.loss_ppm is not None else path.prober.loss_ppm,
-            loss_in_ppm=lost * 1_000_000 // (lost + arrived) if arrived else None,
+            loss_in_ppm=self._loss_in_ppm(peering.number * PATHS_PER_PEER + path.number),
             share_ppm=round(1_000_000 * shares[path.number] / total) if shares else 0,
             mtu_bytes=path.mtu.size_bytes,
             sent_bps=rates[0],
@@ -117,6 +121,15 @@ class Telemetry:
             received_datagrams=int(received["datagrams"]),
             received_bytes=int(received["bytes"]),
         )
+
+    def _loss_in_ppm(self, row: int) -> int | None:
+        """Return what the kernel missed on a path lately; None while nothing arrives."""
+        if not self._arrivals:
+            return None
+        seen, (arrived_before, lost_before) = self._site.maps.rx_state[row], self._arrivals[0]
+        arrived = int(seen["received"]) - int(arrived_before[row])
+        lost = max(int(seen["lost"]) - int(lost_before[row]), 0)  # late ones are counted back
+        return lost * 1_000_000 // (lost + arrived) if arrived > 0 else None
 
     def _links(self) -> list[LinkSnapshot]:
         stats = self._site.maps.link_stats()
