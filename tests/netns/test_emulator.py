@@ -10,6 +10,7 @@ far below what it carries.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from sdwan.lab import home
 from sdwan.lab.home import Home
 from sdwan.lab.impairment import Impairment
 from sdwan.lab.link import EmulatedLink, LinkSpec
+from sdwan.lab.namespace import Namespace
+from sdwan.lab.shaping import shape_interface, unshape_interface
 from sdwan.lab.stream import probe_stream
 from sdwan.lab.topology import Lab, Plan, build, reopen
 from sdwan.lab.traffic import iperf, ping
@@ -217,3 +220,48 @@ def test_a_lab_that_cannot_be_built_leaves_nothing():
     with pytest.raises(LabError, match="tbf"), build(name, Plan.pair(LinkSpec(), impossible)):
         pass
     assert traces(name) == []
+
+
+# On what is there already --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(unique_name) -> Iterator[Namespace]:
+    """A namespace that is not the lab's."""
+    namespace = Namespace(unique_name("outside"))
+    namespace.create()
+    yield namespace
+    namespace.delete()
+
+
+def interfaces(namespace: Namespace) -> set[str]:
+    return {link["ifname"] for link in json.loads(namespace.run(["ip", "-j", "link", "show"]))}
+
+
+@pytest.mark.parametrize("kind", ["bare", "emulated"])
+def test_a_lab_borrows_a_namespace_and_gives_it_back(outside, kind):
+    plan = Plan.pair(LinkSpec(kind))
+    borrowed = Plan(plan.sites, plan.cables, {"edge": outside.name})
+    with build(f"o{os.getpid()}", borrowed) as lab:
+        assert lab.namespace("edge").name == outside.name
+        assert "wan0" in interfaces(outside)
+        assert round_trip(lab, 2).received == 2
+    assert outside.exists()
+    assert "wan0" not in interfaces(outside)
+
+
+def test_an_interface_that_is_not_ours_is_never_taken(outside):
+    outside.run(["ip", "link", "add", "wan0", "type", "veth", "peer", "name", "other"])
+    plan = Plan.pair(LinkSpec())
+    borrowed = Plan(plan.sites, plan.cables, {"edge": outside.name})
+    with pytest.raises(LabError, match="wan0 already"), build(f"o{os.getpid()}", borrowed):
+        pass
+    assert {"wan0", "other"} <= interfaces(outside)
+
+
+def test_any_interface_can_be_shaped_and_freed(outside):
+    outside.run(["ip", "link", "add", "some0", "type", "veth", "peer", "name", "some1"])
+    shape_interface(outside, "some0", {"rate_bps": 5 * MBIT})
+    assert "tbf" in outside.run(["tc", "qdisc", "show", "dev", "some0"])
+    unshape_interface(outside, "some0")
+    assert "tbf" not in outside.run(["tc", "qdisc", "show", "dev", "some0"])
