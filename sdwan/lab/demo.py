@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sdwan.errors import LabError
 from sdwan.lab.copy import PORT as COPY_PORT
 from sdwan.lab.copy import Copy, CopyResult, make_file
-from sdwan.lab.demo_view import DemoView
+from sdwan.lab.demo_view import DemoResult, DemoView
 from sdwan.lab.impairment import Impairment
 from sdwan.lab.link import LinkSpec
 from sdwan.lab.runner import sent_bytes, shares_ppm
@@ -52,31 +52,6 @@ CUT_S = 4.0
 SETTLE_S = 1.0
 LOOK_S = 0.25
 """Between two looks at what is going on."""
-
-
-@dataclass
-class DemoResult:
-    """What build/demo.json holds."""
-
-    single_link_mbps: list[float] = field(default_factory=list)
-    """TCP over each link alone, without the tunnel."""
-    bonded_mbps: float = 0.0
-    """TCP through the tunnel, four streams."""
-    sum_of_links_mbps: float = 0.0
-    efficiency: float = 0.0
-    """Bonded over sum of links: tunnel overhead and all."""
-    failover_gap_ms: float = 0.0
-    packets_lost: int = 0
-    """Probes lost to the cut, of 200 a second."""
-    checksum_ok: bool = False
-    shares: list[float] = field(default_factory=list)
-    """Of the bonded run, by link, read from the BPF counters."""
-    steady_gap_ms: float = 0.0
-    """Longest gap before the cut, for comparison."""
-    file_bytes: int = 0
-    file_mbps: float = 0.0
-    """The copy, cut included."""
-    duration_s: float = 0.0
 
 
 def run_demo(output: Path, file_bytes: int) -> bool:

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,9 +25,6 @@ from sdwan.lab.impairment import Impairment
 from sdwan.lab.report import figure, mark, percent, table
 from sdwan.model import PATHS_PER_PEER
 
-if TYPE_CHECKING:
-    from sdwan.lab.demo import DemoResult
-
 # Implementation constants --------------------------------------------------------------------------
 
 PLAIN_WIDTH = 110
@@ -34,6 +32,31 @@ PLAIN_INTERVAL_S = 2.0
 """Between two lines when nobody watches a terminal."""
 BAR_WIDTH = 20
 STYLES = {"up": "green", "degraded": "yellow", "probing": "cyan", "down": "red"}
+
+
+@dataclass
+class DemoResult:
+    """What build/demo.json holds."""
+
+    single_link_mbps: list[float] = field(default_factory=list)
+    """TCP over each link alone, without the tunnel."""
+    bonded_mbps: float = 0.0
+    """TCP through the tunnel, four streams."""
+    sum_of_links_mbps: float = 0.0
+    efficiency: float = 0.0
+    """Bonded over sum of links: tunnel overhead and all."""
+    failover_gap_ms: float = 0.0
+    packets_lost: int = 0
+    """Probes lost to the cut, of 200 a second."""
+    checksum_ok: bool = False
+    shares: list[float] = field(default_factory=list)
+    """Of the bonded run, by link, read from the BPF counters."""
+    steady_gap_ms: float = 0.0
+    """Longest gap before the cut, for comparison."""
+    file_bytes: int = 0
+    file_mbps: float = 0.0
+    """The copy, cut included."""
+    duration_s: float = 0.0
 
 
 class DemoView:
