@@ -34,6 +34,7 @@ enum sdwan_type {
 	SDWAN_TYPE_SINGLE = 0x02,    /* sealed: one whole packet */
 	SDWAN_TYPE_CONTAINER = 0x03, /* sealed: several small packets */
 	SDWAN_TYPE_BUNDLE = 0x04,    /* sealed: equal UDP packets of one flow */
+	SDWAN_TYPE_REPAIR = 0x05,    /* sealed: redundancy over other sealed datagrams */
 	SDWAN_TYPE_CONTROL = 0x20,   /* sealed: report, keepalive, challenge, ... */
 	SDWAN_TYPE_PROBE = 0x10,     /* plain: reflected by the receiving kernel */
 	SDWAN_TYPE_PROBE_REPLY = 0x11,

@@ -129,7 +129,7 @@ static __always_inline int header_is_ours(const struct sdwan_header *header)
 
 static __always_inline int type_is_sealed(u8 type)
 {
-	return (type >= SDWAN_TYPE_SUPER && type <= SDWAN_TYPE_BUNDLE) || type == SDWAN_TYPE_CONTROL;
+	return (type >= SDWAN_TYPE_SUPER && type <= SDWAN_TYPE_REPAIR) || type == SDWAN_TYPE_CONTROL;
 }
 
 static __always_inline int type_is_handshake(u8 type)

@@ -40,6 +40,8 @@ class PathReport:
     """By link sequence, as the receiving kernel counts."""
     delay_us: int
     """Receive clock - send stamp of the newest datagram, modulo 2^32."""
+    delay_min_us: int
+    """The least such delay since the report before, modulo 2^32."""
     jitter_us: int
 
 
@@ -113,7 +115,20 @@ class Close:
     path: int
 
 
-Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe | MtuAck | Close
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """DATA counters that are certainly missing: send them again if they are worth it."""
+
+    KIND: ClassVar[int] = 8
+    path: int
+    ranges: tuple[tuple[int, int], ...]
+    """First counter (low 32 bits) and how many from there on (1..65535); at most ``NACK_RANGES_MAX``."""
+
+
+NACK_RANGES_MAX = 128
+"""770 bytes: fits the smallest path MTU."""
+
+Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe | MtuAck | Close | Nack
 
 _FIXED: dict[type[Any], struct.Struct] = {
     Keepalive: struct.Struct("!BBQ"),
@@ -126,7 +141,9 @@ _FIXED: dict[type[Any], struct.Struct] = {
 }
 _BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIXED}
 _REPORT_HEAD = struct.Struct("!BBBIQ")
-_REPORT_PATH = struct.Struct("!BIIIIIII")
+_REPORT_PATH = struct.Struct("!BIIIIIIII")
+_NACK_HEAD = struct.Struct("!BBB")
+_NACK_RANGE = struct.Struct("!IH")
 _U32 = 0xFFFFFFFF
 
 
@@ -139,10 +156,14 @@ def encode(message: Message) -> bytes:
         return head + b"".join(
             _REPORT_PATH.pack(
                 p.path, p.last_sequence & _U32, min(p.age_us, _U32), p.opened & _U32,
-                p.opened_bytes & _U32, p.lost & _U32, p.delay_us & _U32, min(p.jitter_us, _U32),
+                p.opened_bytes & _U32, p.lost & _U32, p.delay_us & _U32, p.delay_min_us & _U32,
+                min(p.jitter_us, _U32),
             )
             for p in message.paths
         )  # fmt: skip
+    if isinstance(message, Nack):
+        head = _NACK_HEAD.pack(Nack.KIND, message.path, len(message.ranges))
+        return head + b"".join(_NACK_RANGE.pack(first & _U32, count) for first, count in message.ranges)
     fields = [getattr(message, name) for name in type(message).__slots__]
     return _FIXED[type(message)].pack(message.KIND, *fields)
 
@@ -160,6 +181,8 @@ def decode(plaintext: bytes | memoryview) -> Message:
         raise WireError(f"control message: path {path}, highest is {PATHS_PER_PEER - 1}")
     if kind == Report.KIND:
         return _decode_report(plaintext)
+    if kind == Nack.KIND:
+        return _decode_nack(plaintext)
     cls = _BY_KIND.get(kind)
     if cls is None:
         raise WireError(f"control message: unknown kind {kind}")
@@ -193,3 +216,14 @@ def _decode_report(plaintext: bytes | memoryview) -> Report:
     if any(row.path >= PATHS_PER_PEER for row in rows):
         raise WireError(f"Report: path number above {PATHS_PER_PEER - 1}")
     return Report(path, number, next_counter, rows)
+
+
+def _decode_nack(plaintext: bytes | memoryview) -> Nack:
+    count = plaintext[2] if len(plaintext) >= _NACK_HEAD.size else NACK_RANGES_MAX + 1
+    end = _NACK_HEAD.size + count * _NACK_RANGE.size
+    if count > NACK_RANGES_MAX or len(plaintext) < end:
+        raise WireError(f"Nack: {count} ranges do not fit {len(plaintext)} bytes")
+    ranges = tuple(_NACK_RANGE.iter_unpack(plaintext[_NACK_HEAD.size : end]))
+    if not all(length for _, length in ranges):
+        raise WireError("Nack: an empty range")
+    return Nack(plaintext[1], ranges)

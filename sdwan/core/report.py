@@ -37,6 +37,8 @@ class Inbound:
     """When the kernel last saw a datagram of the path, opened or still waiting."""
     lost: int
     delay_us: int
+    delay_min_us: int
+    """Since the report before."""
     jitter_us: int
 
 
@@ -93,5 +95,6 @@ def _row(row: Inbound, now_ns: int) -> PathReport:
         opened_bytes=row.opened_bytes & _U32,
         lost=row.lost & _U32,
         delay_us=row.delay_us & _U32,
+        delay_min_us=row.delay_min_us & _U32,
         jitter_us=row.jitter_us,
     )

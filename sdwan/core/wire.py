@@ -51,6 +51,7 @@ class Type(IntEnum):
     SINGLE = 0x02
     CONTAINER = 0x03
     BUNDLE = 0x04
+    REPAIR = 0x05
     PROBE = 0x10
     PROBE_REPLY = 0x11
     CONTROL = 0x20

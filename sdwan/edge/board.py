@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from sdwan.model import PATHS_PER_PEER
+from sdwan.model import CLASSES, PATHS_PER_PEER
 
 DROP_SLOTS = 64
 
@@ -38,8 +38,36 @@ PEER_DTYPE = np.dtype([
     ("holes_closed", "u8"),  # holes closed because the loss was proven
     ("holes_expired", "u8"),  # ... because the wait ran out
     ("held_now", "u8"),  # packets waiting at this moment
+    ("nacks_sent", "u8"),  # requests for missing datagrams
+    ("nacks_received", "u8"),
+    ("resent", "u8"),  # datagrams sent again, asked for or because their path is suspect
+    ("resent_bytes", "u8"),
+    ("resend_missed", "u8"),  # asked for, but not kept any more
+    ("kept_bytes", "u8"),  # sealed datagrams kept for resending, at this moment
+    ("kept_evicted", "u8"),  # given up because the memory was full
+    ("late_repaired", "u8"),  # missing datagrams that came after being asked for
+    ("repairs_sent", "u8"),  # FEC rows
+    ("repair_bytes", "u8"),
+    ("repairs_received", "u8"),
+    ("recovered", "u8"),  # datagrams made whole by FEC
+    ("unrecovered", "u8"),  # missing datagrams of blocks that closed with too few rows
 ])  # fmt: skip
 """Per peer."""
+
+CLASS_DTYPE = np.dtype([
+    ("tx_packets", "u8"),  # inner packets sent (segments counted)
+    ("tx_bytes", "u8"),
+    ("rx_packets", "u8"),  # inner packets delivered
+    ("rx_bytes", "u8"),
+    ("queued_packets", "u8"),  # at this moment
+    ("queued_bytes", "u8"),
+    ("queue_delay_us", "u8"),  # sojourn of the newest dequeued packet
+    ("dropped", "u8"),  # by CoDel
+    ("overflowed", "u8"),  # because the queue was full
+    ("marked", "u8"),  # ECN
+    ("flows", "u8"),  # with something queued, at this moment
+])  # fmt: skip
+"""Per (peer, class), send direction but for rx: row ``peer * 8 + class``."""
 
 GLOBAL_DTYPE = np.dtype([
     ("heartbeat_ns", "u8"),
@@ -50,7 +78,7 @@ GLOBAL_DTYPE = np.dtype([
 
 
 class Board:
-    """Numpy views over the mapping: ``paths``, ``peers`` and ``total`` (one row)."""
+    """Numpy views over the mapping: ``paths``, ``peers``, ``classes`` and ``total`` (one row)."""
 
     def __init__(self, descriptor: int, peers_max: int) -> None:
         sizes = self._sizes(peers_max)
@@ -61,14 +89,17 @@ class Board:
         peers_end = total_end + sizes[1]
         self.total = whole[:total_end].view(GLOBAL_DTYPE)[:1]
         self.peers = whole[total_end:peers_end].view(PEER_DTYPE)
-        self.paths = whole[peers_end:].view(PATH_DTYPE)
+        paths_end = peers_end + sizes[2]
+        self.paths = whole[peers_end:paths_end].view(PATH_DTYPE)
+        self.classes = whole[paths_end:].view(CLASS_DTYPE)
 
     @staticmethod
-    def _sizes(peers_max: int) -> tuple[int, int, int]:
+    def _sizes(peers_max: int) -> tuple[int, int, int, int]:
         return (
             GLOBAL_DTYPE.itemsize,
             PEER_DTYPE.itemsize * peers_max,
             PATH_DTYPE.itemsize * peers_max * PATHS_PER_PEER,
+            CLASS_DTYPE.itemsize * peers_max * CLASSES,
         )
 
     @classmethod

@@ -122,6 +122,36 @@ class Retire:
     local_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class SetClasses:
+    """The policy in force: ``text`` is JSON for sdwan.core.classify (classes and rules)."""
+
+    OP: ClassVar[int] = 9
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRecovery:
+    """How much FEC a class to a peer gets at present: ``repairs`` rows for every ``sources``; 0 = none."""
+
+    OP: ClassVar[int] = 10
+    peer: int
+    traffic_class: int
+    sources: int
+    repairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Path ``path`` has named nothing beyond link sequence ``sequence`` (low 32 bits): send what was sent on
+    it after that again, elsewhere."""
+
+    OP: ClassVar[int] = 11
+    peer: int
+    path: int
+    sequence: int
+
+
 # Up: data plane to control -----------------------------------------------------------------------
 
 
@@ -178,10 +208,12 @@ class WantSession:
 
 Message = (
     SetPeer | RemovePeer | AddSocket | SetEndpoint | Install | Forget | SealControl | Retire
+    | SetClasses | SetRecovery | Suspect
     | Ready | Plain | Opened | Confirmed | WantSession
 )  # fmt: skip
 _CLASSES: tuple[type[Any], ...] = (
     SetPeer, RemovePeer, AddSocket, SetEndpoint, Install, Forget, SealControl, Retire,
+    SetClasses, SetRecovery, Suspect,
     Ready, Plain, Opened, Confirmed, WantSession,
 )  # fmt: skip
 _BY_OP = {cls.OP: cls for cls in _CLASSES}

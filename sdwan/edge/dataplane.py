@@ -130,10 +130,19 @@ class DataPlane:
         order = peer.order
         self._drops[DropReason.REORDER_OVERFLOW] += order.overflows
         order.overflows = 0
-        self._board.peers[peer.number] = (
-            peer.tx_packets, peer.tx_bytes, peer.tx_datagrams, peer.rx_packets, peer.rx_bytes,
-            peer.next_counter, order.held, order.holes_closed, order.holes_expired, order.held_now,
-        )  # fmt: skip
+        row = self._board.peers[peer.number]
+        row["tx_packets"], row["tx_bytes"], row["tx_datagrams"] = (
+            peer.tx_packets,
+            peer.tx_bytes,
+            peer.tx_datagrams,
+        )
+        row["rx_packets"], row["rx_bytes"], row["next_counter"] = (
+            peer.rx_packets,
+            peer.rx_bytes,
+            peer.next_counter,
+        )
+        row["held"], row["held_now"] = order.held, order.held_now
+        row["holes_closed"], row["holes_expired"] = order.holes_closed, order.holes_expired
         for path, seen in enumerate(peer.arrivals):
             if seen.last_ns:
                 row = self._board.paths[peer.number * PATHS_PER_PEER + path]

@@ -66,7 +66,7 @@ class Plane:
         """Start the child, or another one; counters begin anew."""
         self._spawn.stop()
         self._queue.clear()
-        for table in (self.board.total, self.board.peers, self.board.paths):
+        for table in (self.board.total, self.board.peers, self.board.paths, self.board.classes):
             table[:] = 0
         self._spawn.start()
         self.starts += 1

@@ -236,6 +236,7 @@ class Site:
                 kernel_last_ns=int(seen[path]["last_ns"]),
                 lost=int(seen[path]["lost"]),
                 delay_us=int(seen[path]["delay_last_us"]),
+                delay_min_us=int(seen[path]["delay_min_us"]),
                 jitter_us=int(seen[path]["jitter_us16"]) >> 4,
             )
             for path in np.flatnonzero(opened["opened"])

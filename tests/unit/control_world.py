@@ -219,7 +219,7 @@ class World:
         rows = [
             Inbound(
                 path, a.opened, a.opened_bytes, a.last_sequence, a.last_ns, a.kernel_last_ns, a.lost,
-                a.delay_us, a.jitter_us16 >> 4,
+                a.delay_us, a.delay_us, a.jitter_us16 >> 4,
             )
             for path, a in side.arrived.items()
             if a.opened

@@ -42,7 +42,15 @@ class Link:
     def report(self) -> bool:
         delay_us = int(10_000 + self.queue_ns / 1000 + self.clock_offset_us) & 0xFFFFFFFF
         row = PathReport(
-            0, 0, 0, int(self.opened), int(self.opened) * DATAGRAM & 0xFFFFFFFF, int(self.lost), delay_us, 0
+            0,
+            0,
+            0,
+            int(self.opened),
+            int(self.opened) * DATAGRAM & 0xFFFFFFFF,
+            int(self.lost),
+            delay_us,
+            delay_us,
+            0,
         )
         return self.rate.on_report(row, now_ns=self.now_ns)
 

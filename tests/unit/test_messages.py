@@ -15,6 +15,7 @@ from sdwan.core.messages import (
     Keepalive,
     MtuAck,
     MtuProbe,
+    Nack,
     PathReport,
     Report,
     decode,
@@ -26,7 +27,7 @@ from sdwan.model import PATHS_PER_PEER
 
 path = st.integers(0, PATHS_PER_PEER - 1)
 u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
-report_rows = st.builds(PathReport, path, u32, u32, u32, u32, u32, u32, u32)
+report_rows = st.builds(PathReport, path, u32, u32, u32, u32, u32, u32, u32, u32)
 any_message = st.one_of(
     st.builds(Keepalive, path, u64),
     st.builds(Report, path, u32, u64, st.lists(report_rows, max_size=PATHS_PER_PEER).map(tuple)),
@@ -36,6 +37,7 @@ any_message = st.one_of(
     st.builds(MtuProbe, path, u16, u32),
     st.builds(MtuAck, path, u16, u32),
     st.builds(Close, path),
+    st.builds(Nack, path, st.lists(st.tuples(u32, st.integers(1, 0xFFFF)), max_size=20).map(tuple)),
 )
 
 
@@ -62,7 +64,7 @@ def test_any_bytes_are_a_message_or_a_wire_error(plaintext):
 
 def test_the_kinds_are_all_different():
     kinds = [cls.KIND for cls in messages.Message.__args__]
-    assert len(set(kinds)) == len(kinds) == 8
+    assert len(set(kinds)) == len(kinds) == 9
 
 
 @pytest.mark.parametrize(
@@ -71,10 +73,20 @@ def test_the_kinds_are_all_different():
         (b"\x00", "needs at least 2"),
         (bytes([99, 0]), "unknown kind 99"),
         (bytes([7, PATHS_PER_PEER]), "path 8, highest is 7"),
-        (bytes([1, 0, 9]) + bytes(12) + bytes(29 * 9), "9 paths do not fit"),
-        (bytes([1, 0, 1]) + bytes(12) + bytes([200]) + bytes(28), "path number above 7"),
+        (bytes([1, 0, 9]) + bytes(12) + bytes(33 * 9), "9 paths do not fit"),
+        (bytes([8, 0, 2]) + bytes(7), "2 ranges do not fit"),
+        (bytes([8, 0, 1]) + bytes(6), "an empty range"),
+        (bytes([1, 0, 1]) + bytes(12) + bytes([200]) + bytes(32), "path number above 7"),
     ],
-    ids=["one byte", "unknown kind", "path out of range", "too many rows", "row with a path out of range"],
+    ids=[
+        "one byte",
+        "unknown kind",
+        "path out of range",
+        "too many rows",
+        "too many ranges",
+        "an empty range",
+        "row with a path out of range",
+    ],
 )
 def test_nonsense_is_refused_with_a_reason(plaintext, complaint):
     with pytest.raises(WireError, match=complaint):
@@ -84,10 +96,12 @@ def test_nonsense_is_refused_with_a_reason(plaintext, complaint):
 def test_a_report_clips_times_and_wraps_counts():
     row = PathReport(
         path=1, last_sequence=(1 << 32) + 5, age_us=1 << 40, opened=(1 << 32) + 6, opened_bytes=1 << 33,
-        lost=-1, delay_us=-2, jitter_us=1 << 50,
+        lost=-1, delay_us=-2, delay_min_us=-3, jitter_us=1 << 50,
     )  # fmt: skip
     back = decode(encode(Report(0, (1 << 32) + 1, 77, (row,))))
-    assert back == Report(0, 1, 77, (PathReport(1, 5, 0xFFFFFFFF, 6, 0, 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF),))
+    assert back == Report(
+        0, 1, 77, (PathReport(1, 5, 0xFFFFFFFF, 6, 0, 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFF),)
+    )
 
 
 # The one field the data plane itself reads ---------------------------------------------------------

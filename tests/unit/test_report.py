@@ -13,7 +13,7 @@ START = 10**12
 INTERVAL = 25 * MS
 ROW = Inbound(
     path=0, opened=10, opened_bytes=12_000, last_sequence=(1 << 32) + 7, last_ns=START, kernel_last_ns=START,
-    lost=2, delay_us=1234, jitter_us=50,
+    lost=2, delay_us=1234, delay_min_us=1234, jitter_us=50,
 )  # fmt: skip
 
 
@@ -70,7 +70,14 @@ def test_what_waits_in_the_socket_has_arrived_but_not_for_ever() -> None:
 
 def paths(*delays_us: int, jitter_us: int = 0, last_ns: int = START) -> list[Inbound]:
     return [
-        replace(ROW, path=n, delay_us=delay & 0xFFFFFFFF, jitter_us=jitter_us, kernel_last_ns=last_ns)
+        replace(
+            ROW,
+            path=n,
+            delay_us=delay & 0xFFFFFFFF,
+            delay_min_us=delay & 0xFFFFFFFF,
+            jitter_us=jitter_us,
+            kernel_last_ns=last_ns,
+        )
         for n, delay in enumerate(delays_us)
     ]
 
