@@ -13,7 +13,7 @@
 
 #include "types.h"
 
-#define SDWAN_SCHEMA 1 /* goes up when a map's layout changes; also in the pin path */
+#define SDWAN_SCHEMA 2 /* goes up when a map's layout changes; also in the pin path */
 
 /* ---- Specification constants (docs/wire.md) ------------------------------------------------- */
 
@@ -157,9 +157,10 @@ struct weights {
 	u32 inverse[SDWAN_PATHS_PER_PEER];    /* 1024 * largest weight / weight; 0 = excluded, in all modes */
 	u32 ns_per_kib[SDWAN_PATHS_PER_PEER]; /* earliest: time to send 1024 bytes; 0 = not known */
 	u32 delay_us[SDWAN_PATHS_PER_PEER];   /* earliest: one-way delay; only differences matter */
-	u32 pad[3];
+	u32 bound_us[SDWAN_PATHS_PER_PEER];   /* earliest: a path with a longer backlog rests; 0 = never */
+	u32 pad;
 };
-_Static_assert(sizeof(struct weights) == 112, "abi");
+_Static_assert(sizeof(struct weights) == 136, "abi");
 
 /* stride[peer * 8 + class], per CPU */
 struct stride_state {
@@ -169,10 +170,13 @@ struct stride_state {
 };
 _Static_assert(sizeof(struct stride_state) == 80, "abi");
 
-/* busy[peer * 8 + path], mmapable: when the path will have sent all it was given (earliest delivery). */
+/* busy[peer * 8 + path], mmapable: the path's virtual queue, over all classes and modes. Kept while
+ * `ns_per_kib` is known; control corrects `until_ns` by what it measures. */
 struct busy_state {
-	u64 until_ns;
+	u64 until_ns; /* CLOCK_MONOTONIC when the path will have sent all it was given; 0 = never used */
+	u64 idle_ns;  /* time it had nothing to send, ever; counted when the next datagram comes */
 };
+_Static_assert(sizeof(struct busy_state) == 16, "abi");
 
 /* tx_state[peer * 8 + path], mmapable: survives every restart. */
 struct tx_state {
@@ -263,12 +267,15 @@ struct tx_record {
 	u64 time_ns;
 	u32 first_sequence; /* low 32 bits of the link sequence */
 	u32 size_bytes;     /* on the wire */
+	u32 backlog_us;     /* what the path still had to send when this came */
+	u32 idle_us;        /* low 32 bits of the path's idle time until then */
 	u16 peer;
 	u16 segments;
 	u8 path;
 	u8 type;
-	u16 pad;
+	u8 class;
+	u8 pad;
 };
-_Static_assert(sizeof(struct tx_record) == 32, "abi");
+_Static_assert(sizeof(struct tx_record) == 40, "abi");
 
 #endif

@@ -186,8 +186,29 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct burst *b,
 	return bpf_l4_csum_replace(skb, check_offset, 0, fold32(d.rest), BPF_F_MARK_MANGLED_0);
 }
 
+/* What a burst met on its path. */
+struct queued {
+	u32 backlog_us;
+	u32 idle_us;
+};
+
+/* queue_up - count a burst into the path's virtual queue, if its rate is known */
+static __always_inline void queue_up(u32 key, const struct burst *b, const struct weights *w, u32 path,
+				     u64 now_ns, struct queued *q)
+{
+	struct busy_state *state = busy.lookup(&key);
+	u64 burst_ns = sending_ns(w, path, b->wire_bytes);
+
+	if (!state)
+		return;
+	if (burst_ns)
+		q->backlog_us = whole_us(occupy(state, burst_ns, now_ns));
+	q->idle_us = state->idle_ns / 1000;
+}
+
 /* tell - write into the ring what was chosen; the number goes in last and makes the record valid */
-static __always_inline void tell(const struct burst *b, const struct stamp *s, u64 now_ns)
+static __always_inline void tell(const struct burst *b, const struct stamp *s, const struct queued *q,
+				 u64 now_ns)
 {
 	u32 zero = 0, slot;
 	u64 *head = tx_ring_head.lookup(&zero), index;
@@ -205,10 +226,13 @@ static __always_inline void tell(const struct burst *b, const struct stamp *s, u
 	record->time_ns = now_ns;
 	record->first_sequence = s->sequence;
 	record->size_bytes = b->wire_bytes;
+	record->backlog_us = q->backlog_us;
+	record->idle_us = q->idle_us;
 	record->peer = b->peer;
 	record->segments = b->segments;
 	record->path = s->path;
 	record->type = b->type;
+	record->class = b->class_flags & SDWAN_CLASS_MASK;
 	*(volatile u32 *)&record->number = index + 1;
 }
 
@@ -217,20 +241,15 @@ static __always_inline void note_sent(const struct burst *b, const struct weight
 {
 	u32 key = b->peer * SDWAN_PATHS_PER_PEER + s->path;
 	struct tx_stats *stats = tx_stats.lookup(&key);
-	struct busy_state *state;
+	struct queued q = {};
 
 	if (stats) {
 		stats->bursts++;
 		stats->datagrams += b->segments;
 		stats->bytes += b->wire_bytes;
 	}
-	if (w->ns_per_kib[s->path & (SDWAN_PATHS_PER_PEER - 1)]) {
-		state = busy.lookup(&key);
-		if (state)
-			state->until_ns =
-				later(state->until_ns, now_ns) + sending_ns(w, s->path, b->wire_bytes);
-	}
-	tell(b, s, now_ns);
+	queue_up(key, b, w, s->path, now_ns, &q);
+	tell(b, s, &q, now_ns);
 }
 
 /* dispatch - send the burst over one path, which the caller found fit */

@@ -108,29 +108,70 @@ static __always_inline u64 later(u64 a, u64 b)
 	return a > b ? a : b;
 }
 
+#define BEYOND_BOUND (1ull << 63) /* later than any moment of CLOCK_MONOTONIC */
+
 /**
- * choose_earliest - the path that delivers first
+ * delivery_cost - when a path would deliver so many bytes, or, beyond its bound, by how much it is
+ *
+ * One number, compared once: any path within its bound costs less than every path beyond. Masks instead
+ * of branches, for eight of these are unrolled (see is_zero).
+ */
+static __always_inline u64 delivery_cost(const struct weights *w, u32 path, u64 busy_until, u32 bytes,
+					 u64 now_ns)
+{
+	u64 start_ns = later(busy_until, now_ns), bound_ns = (u64)w->bound_us[path] * 1000;
+	u64 arrival_ns = start_ns + sending_ns(w, path, bytes) + (u64)w->delay_us[path] * 1000;
+	u64 room_ns = bound_ns - (start_ns - now_ns);
+	u64 is_beyond = -((room_ns >> 63) & ~(u64)is_zero(w->bound_us[path]));
+
+	return (arrival_ns & ~is_beyond) | ((-room_ns | BEYOND_BOUND) & is_beyond);
+}
+
+/**
+ * choose_earliest - the path that delivers first among those whose backlog is within their bound
  * @busy_until: per path, when it will have sent all it was given
+ *
+ * A bound on each path and not on the sum: else a fast path's queue would grow by the whole difference of
+ * the delays before a slow one is taken. Where all are beyond, the least: the sender was to wait, and what
+ * it sent all the same (another class, a control message) is not dropped.
  */
 static __always_inline u32 choose_earliest(const u64 *busy_until, const struct weights *w, u32 mask,
 					   u32 bytes, u64 now_ns)
 {
-	u64 best_arrival = 0;
+	u64 best_cost = 0;
 	u32 best = NO_PATH_FITS;
 
 	UNROLL
 	for (u32 i = 0; i < SDWAN_PATHS_PER_PEER; i++) {
-		u64 arrival =
-			later(busy_until[i], now_ns) + sending_ns(w, i, bytes) + (u64)w->delay_us[i] * 1000;
+		u64 cost = delivery_cost(w, i, busy_until[i], bytes, now_ns);
 
 		if (!(mask & 1 << i))
 			continue;
-		if (best == NO_PATH_FITS || arrival < best_arrival) {
+		if (best == NO_PATH_FITS || cost < best_cost) {
 			best = i;
-			best_arrival = arrival;
+			best_cost = cost;
 		}
 	}
 	return best;
+}
+
+/* occupy - queue a burst behind what the path was given before; returns how long that still takes */
+static __always_inline u64 occupy(struct busy_state *s, u64 burst_ns, u64 now_ns)
+{
+	u64 until_ns = s->until_ns, start_ns = later(until_ns, now_ns);
+
+	if (until_ns)
+		s->idle_ns += start_ns - until_ns;
+	s->until_ns = start_ns + burst_ns;
+	return start_ns - now_ns;
+}
+
+/* whole_us - microseconds, at most what 32 bits hold */
+static __always_inline u32 whole_us(u64 ns)
+{
+	u64 us = ns / 1000;
+
+	return us >> 32 ? ~0u : us;
 }
 
 /* choose_heaviest - the path with the largest weight; the lowest number among equals */

@@ -249,8 +249,8 @@ class BpfConfig(Section):
     """Where the kernel programs live and how large their tables are."""
 
     pin_root: Directory = key(
-        Path("/sys/fs/bpf/sdwan/v1"), "directory", "Where programs and maps are pinned; must be on a bpffs.",
-        live=False, shown="/sys/fs/bpf/sdwan/v1",
+        Path("/sys/fs/bpf/sdwan/v2"), "directory", "Where programs and maps are pinned; must be on a bpffs.",
+        live=False, shown="/sys/fs/bpf/sdwan/v2",
     )  # fmt: skip
     peers_max: int = key(
         PEERS_MAX_DEFAULT, f"number 2..{PEERS_MAX_LIMIT}",

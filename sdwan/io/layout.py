@@ -18,11 +18,11 @@ from sdwan.errors import KernelError
 
 # Specification constants (bpf/abi.h) ---------------------------------------------------------------
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Implementation constants --------------------------------------------------------------------------
 
-DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/sdwan/v1")
+DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/sdwan/v2")
 LAYOUT_DIRECTORY = Path("/run/sdwan/layouts")
 
 

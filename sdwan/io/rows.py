@@ -56,6 +56,8 @@ class Weights:
     """Time to send 1024 bytes; 0 = not known."""
     delay_us: tuple[int, ...] = _NO_NUMBERS
     """One-way delay; only differences matter."""
+    bound_us: tuple[int, ...] = _NO_NUMBERS
+    """EARLIEST: a path whose backlog takes longer rests while another has room; 0 = never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def load_weights(row: Any) -> Weights:
         tuple(float(share) for share in shares / total),
         tuple(int(value) for value in row["ns_per_kib"]),
         tuple(int(value) for value in row["delay_us"]),
+        tuple(int(value) for value in row["bound_us"]),
     )
 
 
@@ -113,8 +116,8 @@ def store_weights(row: Any, weights: Weights) -> None:
     ]  # fmt: skip
     row["mode"] = int(weights.mode)
     row["inverse"] = _row_of(inverse)
-    row["ns_per_kib"] = _row_of([min(max(value, 0), U32) for value in weights.ns_per_kib])
-    row["delay_us"] = _row_of([min(max(value, 0), U32) for value in weights.delay_us])
+    for name in ("ns_per_kib", "delay_us", "bound_us"):
+        row[name] = _row_of([min(max(value, 0), U32) for value in getattr(weights, name)])
 
 
 def _row_of(values: list[int]) -> list[int]:

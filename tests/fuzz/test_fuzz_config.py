@@ -39,7 +39,7 @@ GOOD: dict[str, Any] = {
     "control": {"report_interval": "25ms", "probe_interval": "100ms", "keepalive": "25s"},
     "metrics": {"listen": "127.0.0.1:9105"},
     "log": {"level": "info", "format": "text"},
-    "bpf": {"pin_root": "/sys/fs/bpf/sdwan/v1", "peers_max": 256, "hook": "auto"},
+    "bpf": {"pin_root": "/sys/fs/bpf/sdwan/v2", "peers_max": 256, "hook": "auto"},
     "runtime_dir": "/run/sdwan",
 }  # fmt: skip
 

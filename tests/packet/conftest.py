@@ -23,7 +23,7 @@ def built(unique_name: Callable[[str], str]) -> Iterator[Kernel]:
         netlink.set_up("lo")
         netlink.add_address("lo", f"{runner.LOCAL}/32")
         netlink.add_address("lo", f"{runner.LOCAL6}/128")
-        kernel = Kernel(Path("/sys/fs/bpf") / unique_name("packet") / "v1")
+        kernel = Kernel(Path("/sys/fs/bpf") / unique_name("packet") / "v2")
         yield kernel
         kernel.close()
     finally:

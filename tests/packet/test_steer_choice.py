@@ -114,6 +114,44 @@ def test_earliest_prefers_the_fast_path_until_its_queue_costs_more_than_the_slow
     assert 4 <= lead <= 7 + elapsed_ms
 
 
+def test_a_path_rests_while_its_backlog_is_beyond_its_bound(four_paths):
+    """Path 1 delivers a minute later; nothing but the bound can make it taken."""
+    rates = {"ns_per_kib": (1_000_000,) * 2, "delay_us": (0, 60_000_000)}
+    weigh(four_paths, 1, 1, mode=SteerMode.EARLIEST, bound_us=(1_000_000, 1_000_000), **rates)
+    four_paths.maps.busy[ROW]["until_ns"] = time.monotonic_ns() + 900 * 10**6
+    assert choose(four_paths, 1) == [0]
+    four_paths.maps.busy[ROW]["until_ns"] = time.monotonic_ns() + 10**10
+    assert choose(four_paths, 1) == [1]
+    four_paths.maps.busy[ROW + 1]["until_ns"] = time.monotonic_ns() + 2 * 10**10
+    assert choose(four_paths, 1) == [0]  # both are beyond: none is dropped
+    assert dropped(four_paths) == {}
+
+
+def test_the_ring_tells_what_a_burst_met_on_its_path(four_paths):
+    """A second of backlog, then its class; idle time counts from the first use and only when it ends."""
+    four_paths.maps.write_weights({(PEER, 5): Weights(shares=(1,), ns_per_kib=(1_000_000,))})
+    four_paths.steer(datagram(flags=5))
+    four_paths.maps.busy[ROW]["until_ns"] = time.monotonic_ns() + 10**9
+    four_paths.steer(datagram(flags=5))
+    until_ns = time.monotonic_ns() - 10**9
+    four_paths.maps.busy[ROW]["until_ns"] = until_ns
+    four_paths.steer(datagram(path=PATH_PIN, flags=5))
+    first, second, third = four_paths.maps.ring.read_new()
+    assert (first["class"], first["backlog_us"], first["idle_us"]) == (5, 0, 0)
+    assert 0.5e6 < second["backlog_us"] <= 1e6
+    assert second["idle_us"] == 0
+    assert third["backlog_us"] == 0
+    assert third["idle_us"] == (third["time_ns"] - until_ns) // 1000
+    assert four_paths.maps.busy[ROW]["idle_ns"] == third["time_ns"] - until_ns
+
+
+def test_without_a_known_rate_a_path_has_no_backlog(four_paths):
+    weigh(four_paths, 1)
+    choose(four_paths, 3)
+    assert not four_paths.maps.busy[ROW]["until_ns"]
+    assert not four_paths.maps.ring.read_new()["backlog_us"].any()
+
+
 def test_the_busy_time_of_a_path_is_shared_by_all_classes_and_kept_in_all_modes(four_paths):
     rates = {"ns_per_kib": (1_000_000,)}
     four_paths.maps.write_weights({

@@ -31,14 +31,30 @@ void stride_jump(struct stride_state *s, u64 by)
 	s->virtual_now += by;
 }
 
-u32 earliest_choose(const u64 *busy, const u32 *ns_per_kib, const u32 *delay_us, u32 mask, u32 bytes,
-		    u64 now_ns)
+u32 earliest_choose(const u64 *busy, const u32 *ns_per_kib, const u32 *delay_us, const u32 *bound_us, u32 mask,
+		    u32 bytes, u64 now_ns)
 {
 	struct weights w = {};
 
 	memcpy(w.ns_per_kib, ns_per_kib, sizeof(w.ns_per_kib));
 	memcpy(w.delay_us, delay_us, sizeof(w.delay_us));
+	memcpy(w.bound_us, bound_us, sizeof(w.bound_us));
 	return choose_earliest(busy, &w, mask, bytes, now_ns);
+}
+
+u64 call_occupy(u64 *until_and_idle, u64 burst_ns, u64 now_ns)
+{
+	struct busy_state s = {.until_ns = until_and_idle[0], .idle_ns = until_and_idle[1]};
+	u64 backlog_ns = occupy(&s, burst_ns, now_ns);
+
+	until_and_idle[0] = s.until_ns;
+	until_and_idle[1] = s.idle_ns;
+	return backlog_ns;
+}
+
+u32 call_whole_us(u64 ns)
+{
+	return whole_us(ns);
 }
 
 u32 heaviest_choose(const u32 *inverse, u32 mask)

@@ -38,6 +38,8 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
     for name in ("stride_new", "rx_new", "bucket_new"):
         getattr(loaded, name).restype = ctypes.c_void_p
     loaded.call_patched_sum.restype = ctypes.c_uint16
+    loaded.call_occupy.restype = ctypes.c_uint64
+    loaded.call_whole_us.restype = ctypes.c_uint32
     yield loaded
 
 
@@ -132,20 +134,74 @@ def test_stride_obeys_the_mask(pure, mask, shares):
     busy=st.lists(st.integers(0, 10**9), min_size=8, max_size=8),
     ns_per_kib=st.lists(st.integers(0, 10**7), min_size=8, max_size=8),
     delay_us=st.lists(st.integers(0, 10**6), min_size=8, max_size=8),
+    bound_us=st.lists(st.one_of(st.just(0), st.integers(1, 10**6)), min_size=8, max_size=8),
     mask=st.integers(1, 255),
     size=st.integers(60, 65536),
     now_ns=st.integers(0, 10**9),
 )
-def test_earliest_takes_the_path_that_delivers_first(pure, busy, ns_per_kib, delay_us, mask, size, now_ns):
-    arrivals = [
-        (max(busy[i], now_ns) + (ns_per_kib[i] * size >> 10) + delay_us[i] * 1000, i)
-        for i in range(8)
-        if mask >> i & 1
-    ]
-    taken = pure.earliest_choose(
-        (ctypes.c_uint64 * 8)(*busy), words(ns_per_kib), words(delay_us), mask, size, ctypes.c_uint64(now_ns)
-    )
-    assert taken == min(arrivals)[1]
+def test_earliest_takes_the_path_within_its_bound_that_delivers_first(
+    pure, busy, ns_per_kib, delay_us, bound_us, mask, size, now_ns
+):
+    """And where none is within, the one that is least beyond."""
+    within, beyond = [], []
+    for i in range(8):
+        if not mask >> i & 1:
+            continue
+        start_ns = max(busy[i], now_ns)
+        excess_ns = start_ns - now_ns - bound_us[i] * 1000
+        if bound_us[i] and excess_ns > 0:
+            beyond.append((excess_ns, i))
+        else:
+            within.append((start_ns + (ns_per_kib[i] * size >> 10) + delay_us[i] * 1000, i))
+    taken = earliest(pure, busy, ns_per_kib, delay_us, bound_us, mask=mask, size=size, now_ns=now_ns)
+    assert taken == min(within or beyond)[1]
+
+
+def earliest(pure, busy, ns_per_kib, delay_us, bound_us, *, mask=255, size=1000, now_ns=0) -> int:
+    return int(
+        pure.earliest_choose(
+            (ctypes.c_uint64 * 8)(*busy), words(ns_per_kib), words(delay_us), words(bound_us),
+            mask, size, ctypes.c_uint64(now_ns),
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backlog_us", "bound_us", "taken"),
+    [
+        ([4000, 0], [4000, 4000], 0),  # at the bound the fast path still takes one more
+        ([4001, 0], [4000, 4000], 1),  # beyond, the slow one, though it delivers later
+        ([4001, 0], [0, 4000], 0),  # without a bound the fast one goes on
+        ([4001, 5000], [4000, 4000], 0),  # none has room: the least beyond its bound
+        ([9000, 5000], [8000, 1000], 0),
+    ],
+)
+def test_a_backlog_beyond_its_bound_makes_a_path_rest(pure, backlog_us, bound_us, taken):
+    """Path 0 delivers 50 ms before path 1."""
+    now_ns = SECOND_NS
+    busy = [now_ns + us * 1000 for us in backlog_us]
+    assert earliest(pure, busy, [], [0, 50_000], bound_us, mask=3, now_ns=now_ns) == taken
+
+
+@given(
+    moves=st.lists(st.tuples(st.integers(0, 10**7), st.integers(1, 10**7)), min_size=1, max_size=50),
+    first_ns=st.integers(1, 2**60),
+)
+def test_a_paths_time_is_busy_or_idle_and_the_backlog_is_what_it_still_has_to_send(pure, moves, first_ns):
+    """From the first use on, whatever the pauses and the bursts."""
+    state = (ctypes.c_uint64 * 2)(0, 0)
+    now_ns, given_ns = first_ns, 0
+    for pause_ns, burst_ns in moves:
+        now_ns += pause_ns if given_ns else 0
+        expected = max(state[0] - now_ns, 0)
+        assert pure.call_occupy(state, ctypes.c_uint64(burst_ns), ctypes.c_uint64(now_ns)) == expected
+        given_ns += burst_ns
+        assert state[0] - first_ns == given_ns + state[1]
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_microseconds_are_whole_and_cut_to_32_bits(pure, ns):
+    assert pure.call_whole_us(ctypes.c_uint64(ns)) == min(ns // 1000, 2**32 - 1)
 
 
 @given(inverse=st.lists(st.integers(1, 2**20), min_size=8, max_size=8), mask=st.integers(1, 255))

@@ -13,6 +13,7 @@ from sdwan.model import SteerMode
 
 WEIGHTS = np.dtype([
     ("mode", "u4"), ("inverse", "u4", (8,)), ("ns_per_kib", "u4", (8,)), ("delay_us", "u4", (8,)),
+    ("bound_us", "u4", (8,)),
 ])  # fmt: skip
 PATH = np.dtype([
     ("ifindex", "u4"), ("flags", "u4"), ("mtu", "u4"), ("source_port", "u2"), ("remote_port", "u2"),
@@ -48,11 +49,12 @@ def test_a_ratio_beyond_a_thousand_is_cut_to_it():
 
 
 def test_all_else_survives_and_is_cut_to_what_the_kernel_holds():
-    weights = Weights(SteerMode.EARLIEST, (1.0,), (2**40, -1, 7), (5, 6))
+    weights = Weights(SteerMode.EARLIEST, (1.0,), (2**40, -1, 7), (5, 6), (0, 4000))
     read = load_weights(stored(weights))
     assert read.mode is SteerMode.EARLIEST
     assert read.ns_per_kib == (2**32 - 1, 0, 7, 0, 0, 0, 0, 0)
     assert read.delay_us == (5, 6, 0, 0, 0, 0, 0, 0)
+    assert read.bound_us == (0, 4000, 0, 0, 0, 0, 0, 0)
 
 
 def test_nine_paths_are_refused():
