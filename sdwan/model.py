@@ -16,6 +16,22 @@ PATHS_PER_PEER = 8
 CLASSES = 8
 """Traffic classes; the class rides in three bits of the header."""
 
+READY_CLASSES = ("bulk", "interactive", "video", "voice")
+"""Names of the classes that exist without being written, in the order of their numbers; 0 takes the rest."""
+
+DSCP_NAMES: dict[str, int] = {
+    **{f"CS{n}": n << 3 for n in range(8)},
+    **{f"AF{c}{d}": c << 3 | d << 1 for c in range(1, 5) for d in range(1, 4)},
+    "BE": 0, "DF": 0, "LE": 1, "VA": 44, "EF": 46,
+}  # fmt: skip
+"""Code points by name (RFC 2474, 2597, 3246, 5865, 8622)."""
+
+PROTOCOL_NAMES: dict[str, tuple[int, ...]] = {
+    "icmp": (1, 58), "igmp": (2,), "ipip": (4, 41), "tcp": (6,), "udp": (17,), "gre": (47,),
+    "esp": (50,), "ah": (51,), "ospf": (89,), "sctp": (132,),
+}  # fmt: skip
+"""IP protocol numbers by name (IANA); ``icmp`` and ``ipip`` stand for both address families' own."""
+
 DEFAULT_PORT = 4510
 """UDP port of a site."""
 

@@ -7,10 +7,11 @@ classes are those of an ordinary office. Class 0 takes whatever no rule names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
+from typing import Any
 
-from sdwan.model import CLASSES, SteerMode
+from sdwan.model import CLASSES, READY_CLASSES, SteerMode
 
 MILLISECOND_NS = 10**6
 
@@ -35,7 +36,7 @@ class Preference(Enum):
     LOWEST_LATENCY = "lowest_latency"
     HIGHEST_BANDWIDTH = "highest_bandwidth"
     ORDERED = "ordered"
-    """The first usable one of ``links``."""
+    """The first usable one of ``links`` alone; others only while none of them is usable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class ClassSpec:
     steering: SteerMode = SteerMode.EARLIEST
     preference: Preference = Preference.ANY
     links: tuple[str, ...] = ()
-    """Link names: the order of ``ORDERED``; with other preferences the only ones allowed. () = all."""
+    """Link names: the order of ``ORDERED``; with other preferences the only ones allowed, even if none of
+    them is usable. () = all."""
     avoid_metered: bool = False
     backup_links: tuple[str, ...] = ()
     """Used only when no other link is usable."""
@@ -81,13 +83,43 @@ class ClassSpec:
     """Show the inner DSCP on the outer packet."""
     sla: SlaLimits = SlaLimits()
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return what JSON can hold, defaults left out."""
+        plain: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                plain[field.name] = value
+        plain |= {name: plain[name].value for name in _ENUMS if name in plain}
+        if "sla" in plain:
+            plain["sla"] = {field.name: getattr(self.sla, field.name) for field in fields(self.sla)}
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> ClassSpec:
+        """Undo ``to_plain``; whatever is wrong comes out as ValueError or TypeError."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
+        known |= {name: kind(known[name]) for name, kind in _ENUMS.items() if name in known}
+        if "sla" in known:
+            known["sla"] = SlaLimits(**known["sla"])
+        return cls(**known)
+
+
+_ENUMS: dict[str, type[Enum]] = {"steering": SteerMode, "preference": Preference, "recovery": Recovery}
+
 
 BULK, INTERACTIVE, VIDEO, VOICE = 0, 1, 2, 3
 
 READY: tuple[ClassSpec, ...] = (
     ClassSpec("bulk", priority=3),
     ClassSpec(
-        "interactive", priority=1, deadline_ns=300 * MILLISECOND_NS, queue_target_ns=10 * MILLISECOND_NS
+        "interactive",
+        priority=1,
+        preference=Preference.LOWEST_LATENCY,
+        deadline_ns=300 * MILLISECOND_NS,
+        queue_target_ns=10 * MILLISECOND_NS,
     ),
     ClassSpec(
         "video",
@@ -104,4 +136,4 @@ READY: tuple[ClassSpec, ...] = (
         queue_target_ns=5 * MILLISECOND_NS,
     ),
 )
-assert len(READY) <= CLASSES
+assert tuple(spec.name for spec in READY) == READY_CLASSES and len(READY) <= CLASSES
