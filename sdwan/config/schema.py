@@ -279,6 +279,11 @@ class SiteIdentity(Section):
         return self.runtime_dir / f"{self.site}.sock"
 
     @property
+    def command_socket(self) -> Path:
+        """Unix socket on which the running edge takes commands (sdwan.edge.commands)."""
+        return self.runtime_dir / f"{self.site}.ctl"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the running edge; contains its process id."""
         return self.runtime_dir / f"{self.site}.lock"

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sdwan.metrics import METRICS, LinkSnapshot, Metrics, PathSnapshot, PeerSnapshot, Snapshot, reference
+from sdwan.metrics import (
+    METRICS,
+    ClassSnapshot,
+    LinkSnapshot,
+    Metrics,
+    PathSnapshot,
+    PeerSnapshot,
+    Snapshot,
+    reference,
+)
+from sdwan.metrics.declared import CAPACITY_STATES
 from sdwan.model import DropReason, PathState
 
 PAGE = Path(__file__).parents[2] / "docs/operate/metrics.md"
@@ -22,12 +32,29 @@ SNAPSHOT = Snapshot(
             peer="hub", path=0, link="dsl", state=PathState.UP, rtt_ns=12_500_000, jitter_ns=250_000,
             loss_out_ppm=1500, loss_in_ppm=0, share_ppm=750_000, mtu_bytes=1500,
             sent_datagrams=10, sent_bytes=2**53, received_datagrams=9, received_bytes=900,
+            capacity_bps=50_000_000, capacity_state="track", delivered_bps=48_000_000,
+            queue_ns=3_000_000, backlog_ns=4_000_000, extra_delay_ns=0, samples_refused=1,
         ),
-        PathSnapshot(peer="hub", path=1, link="lte", state=PathState.DEGRADED),
+        PathSnapshot(peer="hub", path=1, link="lte", state=PathState.DEGRADED, drained=True),
     ),
-    links=(LinkSnapshot(link="dsl", interface="eth0", up=True, foreign_sent_bytes=7, icmp_rtt_ns=9_000_000),),
-    peers=(PeerSnapshot(peer="hub", session_age_ns=3_000_000_000, epochs=4, held=5, holes_closed=3),),
+    links=(
+        LinkSnapshot(link="dsl", interface="eth0", up=True, foreign_sent_bytes=7, icmp_rtt_ns=9_000_000),
+        LinkSnapshot(link="lte", interface="wwan0", up=True, drained=True, quota_left_bytes=5),
+    ),
+    classes=(
+        ClassSnapshot(
+            peer="hub", number=3, name="voice", recovery="duplicate", sent_packets=50, queued_packets=2,
+            queue_delay_ns=1_500_000, dropped=1, overflowed=6, marked=4, fec_sources=8, fec_repairs=2,
+        ),
+    ),
+    peers=(
+        PeerSnapshot(
+            peer="hub", session_age_ns=3_000_000_000, epochs=4, held=5, holes_closed=3,
+            nacks_sent=11, nacks_received=12, resent=13, recovered=14, unrecovered=15, overhead_ppm=20_000,
+        ),
+    ),
     drops={DropReason.FORGED: 2},
+    events={"path_state": 9},
     tun_reads=8,
     heartbeat_age_ns=10_000_000,
     dataplane_starts=1,
@@ -63,6 +90,32 @@ EXPECTED = {
     "sdwan_path_sent_bytes_total{link=dsl,path=0,peer=hub}": 2**53,
     "sdwan_path_received_datagrams_total{link=dsl,path=0,peer=hub}": 9,
     "sdwan_path_received_bytes_total{link=dsl,path=0,peer=hub}": 900,
+    "sdwan_path_capacity_bits_per_second{link=dsl,path=0,peer=hub}": 50_000_000,
+    "sdwan_path_capacity_state{link=dsl,path=0,peer=hub,state=track}": 1,
+    "sdwan_path_capacity_state{link=dsl,path=0,peer=hub,state=compete}": 0,
+    "sdwan_path_delivered_bits_per_second{link=dsl,path=0,peer=hub}": 48_000_000,
+    "sdwan_path_queue_seconds{kind=measured,link=dsl,path=0,peer=hub}": 0.003,
+    "sdwan_path_queue_seconds{kind=predicted,link=dsl,path=0,peer=hub}": 0.004,
+    "sdwan_path_extra_delay_seconds{link=dsl,path=0,peer=hub}": 0,
+    "sdwan_path_samples_refused_total{link=dsl,path=0,peer=hub}": 1,
+    "sdwan_path_drained{by=here,link=lte,path=1,peer=hub}": 1,
+    "sdwan_path_drained{by=peer,link=lte,path=1,peer=hub}": 0,
+    "sdwan_link_drained{interface=wwan0,link=lte}": 1,
+    "sdwan_link_quota_left_bytes{interface=wwan0,link=lte}": 5,
+    "sdwan_class_sent_packets_total{class=voice,peer=hub}": 50,
+    "sdwan_class_queued_packets{class=voice,peer=hub}": 2,
+    "sdwan_class_queue_delay_seconds{class=voice,peer=hub}": 0.0015,
+    "sdwan_class_dropped_total{class=voice,peer=hub,reason=codel}": 1,
+    "sdwan_class_dropped_total{class=voice,peer=hub,reason=full}": 6,
+    "sdwan_class_marked_total{class=voice,peer=hub}": 4,
+    "sdwan_class_fec_ratio{class=voice,peer=hub}": 0.25,
+    "sdwan_recovery_nacks_total{direction=sent,peer=hub}": 11,
+    "sdwan_recovery_nacks_total{direction=received,peer=hub}": 12,
+    "sdwan_recovery_resent_datagrams_total{peer=hub}": 13,
+    "sdwan_recovery_fec_datagrams_total{peer=hub,result=recovered}": 14,
+    "sdwan_recovery_fec_datagrams_total{peer=hub,result=unrecovered}": 15,
+    "sdwan_recovery_overhead_ratio{peer=hub}": 0.02,
+    "sdwan_events_total{event=path_state}": 9,
     "sdwan_link_up{interface=eth0,link=dsl}": 1,
     "sdwan_link_foreign_sent_bytes_total{interface=eth0,link=dsl}": 7,
     "sdwan_link_icmp_rtt_seconds{interface=eth0,link=dsl}": 0.009,
@@ -87,6 +140,8 @@ def test_every_figure_comes_out_in_its_unit() -> None:
 
 def test_what_was_not_measured_is_absent() -> None:
     series = scrape(SNAPSHOT)
+    assert not any("capacity" in name and "lte" in name for name in series)
+    assert "sdwan_link_quota_left_bytes{interface=eth0,link=dsl}" not in series
     assert not any("rtt" in name and "lte" in name for name in series)
     assert not any(name.startswith("sdwan_tun_mtu") for name in series)
 
@@ -125,10 +180,15 @@ def test_every_declared_metric_can_be_scraped() -> None:
         site="x",
         paths=(PathSnapshot(
             peer="p", path=0, link="l", state=PathState.UP, mtu_bytes=1,
-            rtt_ns=1, jitter_ns=1, loss_out_ppm=1, loss_in_ppm=1,
+            rtt_ns=1, jitter_ns=1, loss_out_ppm=1, loss_in_ppm=1, capacity_bps=1,
+            capacity_state=CAPACITY_STATES[0], delivered_bps=1, queue_ns=1, backlog_ns=1, extra_delay_ns=1,
         ),),
-        links=(LinkSnapshot(link="l", interface="i", up=False, icmp_rtt_ns=1, icmp_loss_ppm=1),),
-        peers=(PeerSnapshot(peer="p", session_age_ns=1),),
+        links=(LinkSnapshot(
+            link="l", interface="i", up=False, icmp_rtt_ns=1, icmp_loss_ppm=1, quota_left_bytes=1,
+        ),),
+        classes=(ClassSnapshot(peer="p", number=0, name="bulk"),),
+        peers=(PeerSnapshot(peer="p", session_age_ns=1, overhead_ppm=1),),
+        events={"session": 1},
         tun_mtu_bytes=1,
         heartbeat_age_ns=1,
     )  # fmt: skip
