@@ -80,8 +80,8 @@ def read_layout(pin_root: Path) -> Layout:
         return Layout(
             int(description["peers_max"]),
             str(description["source_sha256"]),
-            {name: _dtype(entry["key"]) for name, entry in maps.items()},
-            {name: _dtype(entry["value"]) for name, entry in maps.items()},
+            {name: dtype_of(entry["key"]) for name, entry in maps.items()},
+            {name: dtype_of(entry["value"]) for name, entry in maps.items()},
         )
     except FileNotFoundError as error:
         raise KernelError(
@@ -91,7 +91,8 @@ def read_layout(pin_root: Path) -> Layout:
         raise KernelError(f"{path} is damaged ({error}): run 'sdwan-bpf attach'") from error
 
 
-def _dtype(description: dict[str, Any]) -> np.dtype[Any]:
+def dtype_of(description: dict[str, Any]) -> np.dtype[Any]:
+    """Make the dtype a description stands for: a format, or names, formats, offsets and item size."""
     if "format" in description:
         return np.dtype(description["format"])
     whole: Any = {**description, "formats": [_format(entry) for entry in description["formats"]]}
@@ -102,5 +103,25 @@ def _format(entry: Any) -> Any:
     if isinstance(entry, dict) and "of" in entry:
         return (_format(entry["of"]), (entry["count"],))
     if isinstance(entry, dict):
-        return _dtype(entry)
+        return dtype_of(entry)
     return entry
+
+
+def describe_dtype(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Describe a dtype of integers, arrays and records of them, as JSON holds it; ``dtype_of`` reads it."""
+    if dtype.fields is None:
+        return {"format": dtype.str}
+    fields = [dtype.fields[name] for name in dtype.names or ()]
+    return {
+        "names": list(dtype.names or ()),
+        "formats": [_describe_member(member[0]) for member in fields],
+        "offsets": [member[1] for member in fields],
+        "itemsize": dtype.itemsize,
+    }
+
+
+def _describe_member(dtype: np.dtype[Any]) -> Any:
+    if dtype.subdtype is not None:
+        element, (count,) = dtype.subdtype
+        return {"of": _describe_member(element), "count": count}
+    return describe_dtype(dtype) if dtype.fields is not None else dtype.str
