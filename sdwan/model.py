@@ -126,6 +126,10 @@ class DropReason(IntEnum):
     """The kernel refused the packet at the TUN."""
     UNKNOWN_TYPE = 40
     """A datagram type this version does not know."""
+    REPAIR_MALFORMED = 41
+    """Opened, but it is no repair, or contradicts an earlier one of its block."""
+    REPAIR_USELESS = 42
+    """What a block's repairs gave back is no datagram: the peer coded other rows than it sent."""
     # data plane: send
     NOT_IP = 48
     """The TUN handed over something that is neither IPv4 nor IPv6."""
@@ -141,6 +145,12 @@ class DropReason(IntEnum):
     """The TUN's offload metadata does not describe the packet."""
     COUNTER_LIMIT = 54
     """The session reached its last permitted counter before a rekey completed."""
+    QUEUE_CODEL = 55
+    """Waited too long in our own queue: its sender is to slow down, or nobody waits for it any more."""
+    QUEUE_FULL = 56
+    """Our own queue had no room: dropped from the flow that has most waiting."""
+    RATE_LIMIT = 57
+    """Beyond the rate limit of its class, for longer than the queue holds."""
     # data plane: order
     REORDER_OVERFLOW = 60
     """Not lost: delivered before its turn because the reorder window was full."""
