@@ -121,12 +121,14 @@ class Nack:
 
     KIND: ClassVar[int] = 8
     path: int
+    proven: bool
+    """The path that lost them has delivered something later: it may carry them again."""
     ranges: tuple[tuple[int, int], ...]
     """First counter (low 32 bits) and how many from there on (1..65535); at most ``NACK_RANGES_MAX``."""
 
 
 NACK_RANGES_MAX = 128
-"""770 bytes: fits the smallest path MTU."""
+"""772 bytes: fits the smallest path MTU."""
 
 Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe | MtuAck | Close | Nack
 
@@ -142,7 +144,7 @@ _FIXED: dict[type[Any], struct.Struct] = {
 _BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIXED}
 _REPORT_HEAD = struct.Struct("!BBBIQ")
 _REPORT_PATH = struct.Struct("!BIIIIIIII")
-_NACK_HEAD = struct.Struct("!BBB")
+_NACK_HEAD = struct.Struct("!BBBB")
 _NACK_RANGE = struct.Struct("!IH")
 _U32 = 0xFFFFFFFF
 
@@ -162,7 +164,7 @@ def encode(message: Message) -> bytes:
             for p in message.paths
         )  # fmt: skip
     if isinstance(message, Nack):
-        head = _NACK_HEAD.pack(Nack.KIND, message.path, len(message.ranges))
+        head = _NACK_HEAD.pack(Nack.KIND, message.path, message.proven, len(message.ranges))
         return head + b"".join(_NACK_RANGE.pack(first & _U32, count) for first, count in message.ranges)
     fields = [getattr(message, name) for name in type(message).__slots__]
     return _FIXED[type(message)].pack(message.KIND, *fields)
@@ -219,11 +221,11 @@ def _decode_report(plaintext: bytes | memoryview) -> Report:
 
 
 def _decode_nack(plaintext: bytes | memoryview) -> Nack:
-    count = plaintext[2] if len(plaintext) >= _NACK_HEAD.size else NACK_RANGES_MAX + 1
+    count = plaintext[3] if len(plaintext) >= _NACK_HEAD.size else NACK_RANGES_MAX + 1
     end = _NACK_HEAD.size + count * _NACK_RANGE.size
     if count > NACK_RANGES_MAX or len(plaintext) < end:
         raise WireError(f"Nack: {count} ranges do not fit {len(plaintext)} bytes")
     ranges = tuple(_NACK_RANGE.iter_unpack(plaintext[_NACK_HEAD.size : end]))
     if not all(length for _, length in ranges):
         raise WireError("Nack: an empty range")
-    return Nack(plaintext[1], ranges)
+    return Nack(plaintext[1], bool(plaintext[2]), ranges)
