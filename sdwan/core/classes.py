@@ -34,7 +34,9 @@ class Preference(Enum):
     ANY = "any"
     """All of them: earliest delivery decides."""
     LOWEST_LATENCY = "lowest_latency"
+    """Only those that could deliver before the fastest does after a short wait: late is worse than slow."""
     HIGHEST_BANDWIDTH = "highest_bandwidth"
+    """The widest one until its queue is full, then the others too."""
     ORDERED = "ordered"
     """The first usable one of ``links`` alone; others only while none of them is usable."""
 
@@ -115,11 +117,7 @@ BULK, INTERACTIVE, VIDEO, VOICE = 0, 1, 2, 3
 READY: tuple[ClassSpec, ...] = (
     ClassSpec("bulk", priority=3),
     ClassSpec(
-        "interactive",
-        priority=1,
-        preference=Preference.LOWEST_LATENCY,
-        deadline_ns=300 * MILLISECOND_NS,
-        queue_target_ns=10 * MILLISECOND_NS,
+        "interactive", priority=1, deadline_ns=300 * MILLISECOND_NS, queue_target_ns=10 * MILLISECOND_NS
     ),
     ClassSpec(
         "video",

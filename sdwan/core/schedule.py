@@ -1,20 +1,34 @@
-"""Which share of a peer's datagrams each path gets, and how long a burst may be.
+"""Which path each datagram of a class takes, put so that the kernel can obey: shares, rates, delays, bounds.
 
-Pure functions; ``sdwan.core.tunnel`` calls ``decide`` with what is known of the peer's paths, the shell
-writes the decision into the kernel's weights (one set per traffic class, all of this decision, each in its
-mode).
+Pure functions; ``sdwan.core.tunnel`` calls ``decide_all`` with what is known of the peer's paths, the shell
+writes one decision per traffic class into the kernel's weights. Which paths a class may use at all is decided
+in ``sdwan.core.eligible``.
 
-A share is capacity times preference times quality. Capacities that are not known count like the largest
-known one, so bonds start with equal shares. A path that is not UP gets nothing, unless none is UP: a tunnel
-that may be wrong about its last path goes on using it.
+*Earliest delivery* (the usual mode): the kernel takes the path that delivers first, max(now, busy until) +
+length x ``ns_per_kib`` + ``delay_us``, among those whose predicted queue is under ``bound_us``. A preference
+for the widest link is a lie about the delay of the others: they seem so late that they are taken only while
+the widest is over its bound. *Stride*, the fall-back while a capacity is not known: shares, capacity times
+operator's weight times quality.
+
+The bound is the path's queue target. Urgent classes get half as much again: bulk traffic keeps every queue at
+its target, and they should enter behind it at once, on the best path, not wait for it to shrink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sdwan.model import PATHS_PER_PEER, PathState, SteerMode
+from sdwan.core.classes import READY, ClassSpec, Preference
+from sdwan.core.eligible import PathView, eligible, widest
+from sdwan.core.sla import SlaWatch
+from sdwan.model import CLASSES, PATHS_PER_PEER, SteerMode
+
+__all__ = [
+    "Decision", "PathView", "burst_segments", "decide", "decide_all", "eligible", "is_other_burst",
+    "is_worth_writing", "mode_in_force", "quality", "turns",
+]  # fmt: skip
 
 # Implementation constants ------------------------------------------------------------------------
 
@@ -34,41 +48,32 @@ CHANGE = 0.05
 DELAY_US = 1000
 """Change of a delay that is."""
 BURST_CHANGE = 0.2
-
-_FALLBACK = (PathState.UP, PathState.DEGRADED, PathState.PROBING, PathState.DOWN)
-"""In this order: the first state that any usable path is in."""
-
-
-@dataclass(frozen=True, slots=True)
-class PathView:
-    """What the schedule needs to know of one path."""
-
-    path: int
-    state: PathState
-    link_up: bool
-    preference: float
-    """Operators' weights of both ends, multiplied; 0 = no data here."""
-    capacity_bps: int | None = None
-    delivered_bps: int = 0
-    loss_ppm: int = 0
-    delay_us: int | None = None
-    """One-way delay floor, offset by one constant for all paths of the peer."""
+URGENT_PRIORITY = 1
+"""Classes of this priority or better may queue half as much again."""
+SPILL_US = 20_000
+"""What a link seems later than the widest, beyond its queue: more than one burst takes at 30 Mbit/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Per path 0..7: share (0 = excluded, the largest is 1), time to send 1 KiB (0 = unknown), relative
-    delay."""
+    """How the datagrams of one class are spread; every row is per path 0..7."""
 
     shares: tuple[float, ...]
+    """0 = excluded in all modes, the largest is 1."""
     ns_per_kib: tuple[int, ...]
+    """Time to send 1024 bytes; 0 = unknown."""
     delay_us: tuple[int, ...]
+    """Only differences matter."""
     burst_segments: int
+    bound_us: tuple[int, ...] = (0,) * PATHS_PER_PEER
+    """Predicted queue up to which a path takes data; 0 = any."""
+    mode: SteerMode = SteerMode.EARLIEST
+    """The mode in force: what the class wants, or stride."""
 
 
-def decide(views: Sequence[PathView]) -> Decision:
-    """Return the shares of a peer's paths."""
-    chosen = eligible(views)
+def decide(views: Sequence[PathView], spec: ClassSpec = READY[0], out: Collection[int] = ()) -> Decision:
+    """Decide for one class; ``out`` are the paths its SLA has taken away."""
+    chosen = eligible(views, spec, out)
     known = [view.capacity_bps for view in chosen if view.capacity_bps]
     unknown_bps = max(known, default=1)
     raw = {
@@ -76,25 +81,26 @@ def decide(views: Sequence[PathView]) -> Decision:
         for view in chosen
     }
     largest = max(raw.values(), default=0) or 1
-    delays = [view.delay_us for view in chosen if view.delay_us is not None]
-    least_us = min(delays, default=0)
-    by_path = {view.path: view for view in chosen}
+    ns_per_kib = {view.path: _ns_per_kib(view) for view in chosen}
+    is_complete = all(ns_per_kib.values())
     return Decision(
-        shares=_row(raw[path] / largest if path in raw else 0.0 for path in range(PATHS_PER_PEER)),
-        ns_per_kib=_row(_ns_per_kib(by_path.get(path)) for path in range(PATHS_PER_PEER)),
-        delay_us=_row(_relative(by_path.get(path), least_us) for path in range(PATHS_PER_PEER)),
+        shares=_row({path: share / largest for path, share in raw.items()}, 0.0),
+        ns_per_kib=_row(ns_per_kib, 0),
+        delay_us=_row(_delays(chosen, spec), 0),
         burst_segments=burst_segments(chosen),
+        bound_us=_row({view.path: _bound_us(view, spec) for view in chosen}, 0),
+        mode=spec.steering if is_complete or spec.steering is not SteerMode.EARLIEST else SteerMode.STRIDE,
     )
 
 
-def eligible(views: Iterable[PathView]) -> list[PathView]:
-    """Return the paths that may carry data: those UP, else those in the next best state."""
-    usable = [view for view in views if view.link_up and view.preference > 0]
-    for state in _FALLBACK:
-        chosen = [view for view in usable if view.state is state]
-        if chosen:
-            return chosen
-    return []
+def decide_all(
+    views: Sequence[PathView], specs: Sequence[ClassSpec] = READY, sla: SlaWatch | None = None
+) -> tuple[Decision, ...]:
+    """Decide for all eight classes; one without a spec is treated as class 0."""
+    decisions = [
+        decide(views, spec, sla.paths_out(number) if sla else ()) for number, spec in enumerate(specs)
+    ]
+    return (*decisions, *[decisions[0]] * (CLASSES - len(decisions)))
 
 
 def quality(loss_ppm: int) -> float:
@@ -154,6 +160,8 @@ def is_worth_writing(old: Decision | None, new: Decision) -> bool:
     return (
         _differ(old.shares, new.shares, CHANGE)
         or _differ(old.ns_per_kib, new.ns_per_kib, CHANGE)
+        or old.mode is not new.mode
+        or _differ(old.bound_us, new.bound_us, CHANGE)
         or any(abs(a - b) > DELAY_US for a, b in zip(old.delay_us, new.delay_us, strict=True))
         or is_other_burst(old.burst_segments, new.burst_segments)
     )
@@ -168,13 +176,28 @@ def is_other_burst(old: int, new: int) -> bool:
     return abs(old - new) > BURST_CHANGE * max(old, new)
 
 
-def _row(values: Iterable) -> tuple:
-    return tuple(values)
+def _row(by_path: Mapping[int, Any], nothing: Any) -> tuple[Any, ...]:
+    return tuple(by_path.get(path, nothing) for path in range(PATHS_PER_PEER))
 
 
-def _ns_per_kib(view: PathView | None) -> int:
-    return 1024 * 8 * 10**9 // view.capacity_bps if view and view.capacity_bps else 0
+def _ns_per_kib(view: PathView) -> int:
+    return max(1024 * 8 * 10**9 // view.capacity_bps, 1) if view.capacity_bps else 0
 
 
-def _relative(view: PathView | None, least_us: int) -> int:
-    return view.delay_us - least_us if view and view.delay_us is not None else 0
+def _bound_us(view: PathView, spec: ClassSpec) -> int:
+    bound_us = view.queue_target_ns // 1000
+    return bound_us * 3 // 2 if spec.priority <= URGENT_PRIORITY else bound_us
+
+
+def _delays(chosen: Sequence[PathView], spec: ClassSpec) -> dict[int, int]:
+    """Return the delays the kernel is told, relative to the least; one not measured counts as the least."""
+    known = [view.delay_us for view in chosen if view.delay_us is not None]
+    least_us = min(known, default=0)
+    told = {view.path: least_us if view.delay_us is None else view.delay_us for view in chosen}
+    told = {path: delay_us - least_us for path, delay_us in told.items()}
+    if spec.preference is Preference.HIGHEST_BANDWIDTH:
+        first = {view.path for view in widest(chosen)}
+        spill_us = max(told.values(), default=0) + SPILL_US
+        spill_us += max((_bound_us(view, spec) for view in chosen), default=0)
+        told = {path: told[path] if path in first else told[path] + spill_us for path in told}
+    return told
