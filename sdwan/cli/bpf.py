@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,20 +230,27 @@ def weights() -> None:
 @pins_option
 @json_option
 def weights_show(peer: int | None, pin_root: Path, as_json: bool) -> None:
-    """Show the weights in force, of PEER or of all peers that have any."""
+    """Show the weights in force, of PEER or of all peers that have any.
+
+    Where rates are known, also each path's delay, bound and backlog, which count in the mode `earliest`.
+    """
     maps = Maps.open(pin_root)
     peers = range(1, maps.peers_max) if peer is None else [peer]
-    found = []
-    for number in peers:
-        for traffic_class in range(CLASSES):
-            read = maps.read_weights(number, traffic_class)
-            if any(read.shares):
-                found.append({"peer": number, "class": traffic_class, **_weights_data(read)})
+    now_ns = time.monotonic_ns()
+    found = [_weights_data(maps, number, each, now_ns) for number in peers for each in range(CLASSES)]
+    found = [row for row in found if any(row["shares"])]
     _print(as_json, found, lambda: bpf_view.weights_view(found))
 
 
-def _weights_data(read: Weights) -> dict[str, Any]:
-    return {**asdict(read), "mode": read.mode.name.lower()}
+def _weights_data(maps: Maps, peer: int, traffic_class: int, now_ns: int) -> dict[str, Any]:
+    read = maps.read_weights(peer, traffic_class)
+    return {
+        "peer": peer,
+        "class": traffic_class,
+        **asdict(read),
+        "mode": read.mode.name.lower(),
+        "backlog_us": maps.backlog_us(peer, now_ns=now_ns),
+    }
 
 
 @weights.command("set")
@@ -276,15 +283,13 @@ def weights_set(
     maps = Maps.open(pin_root)
     padded = shares + (0.0,) * (PATHS_PER_PEER - len(shares))
     classes = range(CLASSES) if traffic_class is None else [traffic_class]
-    updates = {}
+    updates: dict[tuple[int, int], Weights] = {}
     for number in classes:
         kept = maps.read_weights(peer, number)
-        updates[peer, number] = Weights(SteerMode[mode.upper()], padded, kept.ns_per_kib, kept.delay_us)
+        updates[peer, number] = replace(kept, mode=SteerMode[mode.upper()], shares=padded)
     maps.write_weights(updates)
-    found = [
-        {"peer": peer, "class": number, **_weights_data(maps.read_weights(peer, number))}
-        for number in classes
-    ]
+    now_ns = time.monotonic_ns()
+    found = [_weights_data(maps, peer, number, now_ns) for number in classes]
     _print(as_json, found, lambda: bpf_view.weights_view(found))
 
 

@@ -133,7 +133,7 @@ def _paths(data: dict[str, Any], volume: _Volume) -> Table:
 
 
 def weights_view(found: list[dict[str, Any]]) -> RenderableType:
-    """Show one row for each peer and class."""
+    """Show one row for each peer and class, and one for each path whose rate is known."""
     if not found:
         return Text("no peer has weights")
     columns = [("peer", True), ("class", True), ("mode", False)]
@@ -141,7 +141,33 @@ def weights_view(found: list[dict[str, Any]]) -> RenderableType:
     rows = [
         [str(row["peer"]), str(row["class"]), row["mode"], *map(_share_text, row["shares"])] for row in found
     ]
-    return output.table("Weights", columns, rows)
+    weights = output.table("Weights", columns, rows)
+    queues = _queue_rows(found)
+    if not queues:
+        return weights
+    columns = [("peer", True), ("path", True), ("classes", False)]
+    columns += [(name, True) for name in ("rate", "delay", "bound", "backlog")]
+    return Group(weights, "", output.table("Earliest delivery", columns, queues))
+
+
+def _queue_rows(found: list[dict[str, Any]]) -> list[list[str]]:
+    """One row for each path; classes that see it differently have rows of their own."""
+    classes: dict[tuple[Any, ...], list[str]] = {}
+    for row in found:
+        for path in range(PATHS_PER_PEER):
+            if row["ns_per_kib"][path]:
+                facts = (row["ns_per_kib"][path], row["delay_us"][path], row["bound_us"][path])
+                known = (row["peer"], path, *facts, row["backlog_us"][path])
+                classes.setdefault(known, []).append(str(row["class"]))
+    return [
+        [
+            str(peer), str(path), ", ".join(names), output.rate(1024 * 8 * 1e9 / ns_per_kib),
+            output.milliseconds(delay_us * 1000),
+            output.milliseconds(bound_us * 1000) if bound_us else "none",
+            output.milliseconds(backlog_us * 1000),
+        ]
+        for (peer, path, ns_per_kib, delay_us, bound_us, backlog_us), names in sorted(classes.items(), key=lambda item: (item[0][:2], item[1]))
+    ]  # fmt: skip
 
 
 def _share_text(share: float) -> str:

@@ -65,7 +65,7 @@ class KernelView:
 
     @staticmethod
     def describe(maps: Maps) -> tuple[list[int], str]:
-        """Return the descriptors of what a data plane may see, which stay ``maps``' own, and how to read it."""
+        """Return the descriptors of what a data plane may see, and how; they stay ``maps``' own."""
         shown = [
             {
                 "map": name,

@@ -231,8 +231,14 @@ class Maps:
 
     @property
     def busy(self) -> Array:
-        """Live rows of struct busy_state: CLOCK_MONOTONIC when a path will have sent all it was given."""
+        """Live, writable rows of struct busy_state: the virtual queue of each path."""
         return self.live["busy"]
+
+    def backlog_us(self, peer: int, *, now_ns: int) -> list[int]:
+        """Return how long each path of a peer still has to send what it was given (CLOCK_MONOTONIC)."""
+        first = self._path_index(peer, 0)
+        until_ns = self.busy[first : first + PATHS_PER_PEER]["until_ns"].tolist()
+        return [max(until - now_ns, 0) // 1000 for until in until_ns]
 
     @property
     def probes(self) -> Array:
