@@ -79,35 +79,35 @@ class Rows:
     def stage_super(
         self, packet: npt.NDArray[np.uint8], template_bytes: int, *, receiver: int, class_flags: int,
         meta_flags: int, bucket: int, bucket_sequence: int, counter: int,
-        kind: Type = Type.SUPER, packets_per_row: int = 1,
+        kind: Type = Type.SUPER, packets_per_row: int = 1, first: int = 0, rows_max: int = SEGMENTS_MAX,
     ) -> tuple[int, int]:  # fmt: skip
         """Lay a super-packet out, one segment a row; return (rows, bytes of the last datagram).
 
         ``packet`` is the IP packet; its payload behind ``template_bytes`` is cut into pieces of this
-        size of datagram. ``counter`` and ``bucket_sequence`` are those of the first segment. With
-        ``kind`` BUNDLE a row carries ``packets_per_row`` segments (all segments are equal).
+        size of datagram. Only segments ``first .. first + rows_max - 1`` are laid out, from row 0 on, with
+        their index in the whole super-packet; ``counter`` and ``bucket_sequence`` are those of segment
+        ``first``. With ``kind`` BUNDLE a row carries ``packets_per_row`` segments (all segments are equal).
         """
         prefix = PREFIX_BYTES + template_bytes
         piece = self.datagram_bytes - prefix - TAG_BYTES
-        payload = packet.shape[0] - template_bytes
-        full, rest = divmod(payload, piece)
+        segments = -(-(packet.shape[0] - template_bytes) // piece)
+        begin = template_bytes + first * piece
+        full, rest = divmod(min(packet.shape[0] - begin, rows_max * piece), piece)
         count = full + (rest > 0)
         head = self._head
         ROW_HEAD.pack_into(
             head, 0, VERSION, PATH_CHOOSE, class_flags, 0, receiver, kind, 0,
-            count if kind == Type.SUPER else packets_per_row,
+            segments if kind == Type.SUPER else packets_per_row,
             template_bytes >> 2, 0, 0, 0, bucket, meta_flags, 0,
         )  # fmt: skip
         head[PREFIX_BYTES:prefix] = packet[:template_bytes].data
         array = self.array
         array[:count, :prefix] = np.frombuffer(head, dtype=np.uint8, count=prefix)
-        array[:full, prefix : prefix + piece] = packet[
-            template_bytes : template_bytes + full * piece
-        ].reshape(full, piece)
+        array[:full, prefix : prefix + piece] = packet[begin : begin + full * piece].reshape(full, piece)
         if rest:
-            array[full, prefix : prefix + rest] = packet[template_bytes + full * piece :]
+            array[full, prefix : prefix + rest] = packet[begin + full * piece :]
         if kind == Type.SUPER:
-            self._indices[:count] = _RAMP8[:count]
+            self._indices[:count] = _RAMP8[first : first + count]
         elif rest:
             array[full, 10] = rest * packets_per_row // piece
         # The arrays wrap like the fields on the wire do.

@@ -48,6 +48,19 @@ def test_a_super_packet_becomes_rows_that_each_tell_everything(payload_bytes, pi
         assert datagram[HEADER_BYTES + META_BYTES : -TAG_BYTES] == packet[:TEMPLATE] + piece_of_it
 
 
+@given(payload_bytes=st.integers(1, 20_000), chunk=st.integers(1, 30), piece=st.integers(80, 1400))
+def test_a_super_packet_laid_out_in_chunks_gives_the_same_datagrams(payload_bytes, chunk, piece):
+    packet = packets.pattern(TEMPLATE + payload_bytes)
+    size = ROW_OVERHEAD_BYTES + TEMPLATE + piece
+    whole = stage(Rows(size), packet, counter=5, bucket_sequence=9)
+    rows, parts = Rows(size), []
+    for first in range(0, len(whole), chunk):
+        parts += stage(
+            rows, packet, counter=5 + first, bucket_sequence=9 + first, first=first, rows_max=chunk
+        )  # fmt: skip
+    assert untagged(parts) == untagged(whole)
+
+
 def test_the_longest_super_packet_fits_if_its_segments_can_be_numbered():
     piece = -(-(65535 - TEMPLATE) // SEGMENTS_MAX)
     rows = Rows(ROW_OVERHEAD_BYTES + TEMPLATE + piece)
