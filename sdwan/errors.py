@@ -52,6 +52,10 @@ class KernelError(SdwanError):
     """The kernel, BCC or netlink refused something; says which call and what to do about it."""
 
 
+class CommandError(SdwanError):
+    """An operator's command was refused; says what stands against it and what would be right."""
+
+
 class AlreadyRunningError(SdwanError):
     """Another daemon holds this site's lock."""
 

@@ -51,6 +51,8 @@ REPORT_COST = 0.01
 """Part of a path's rate that reports may take."""
 REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
 HELLO_NS = 30_000 * MILLISECOND_NS
+HELLO_AGAIN_NS = 1000 * MILLISECOND_NS
+"""After news of a path, for the Hello that told it may be lost."""
 RECONNECT_NS = 90_000 * MILLISECOND_NS
 """How long a site that waits for its peer tries to reach it first, after losing the session by itself."""
 
@@ -147,7 +149,10 @@ class Tunnel:
         is_news = place != path.place
         path.on_place(place, now_ns=now_ns)
         actions = path.changed(before, now_ns=now_ns) + self._reshape()
-        return (self._hello(path) if is_news else []) + actions
+        if is_news:
+            self._hello_ns = min(self._hello_ns, now_ns + HELLO_AGAIN_NS - HELLO_NS)
+            actions = self._hello(path) + actions
+        return actions
 
     def remove_path(self, number: int) -> list[Action]:
         """Forget a path."""

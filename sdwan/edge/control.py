@@ -21,6 +21,8 @@ from sdwan.config.diff import diff
 from sdwan.config.load import load
 from sdwan.config.schema import SiteConfig
 from sdwan.edge import kernel
+from sdwan.edge.commands import Commands, CommandServer
+from sdwan.edge.events import EventLog
 from sdwan.edge.icmp import LinkProbes
 from sdwan.edge.lock import SiteLock
 from sdwan.edge.plane import Plane, PlaneGone
@@ -104,7 +106,8 @@ class Edge:
         self._site = site
         self._plane = plane
         self._probes = LinkProbes()
-        self._telemetry = Telemetry(site, self._probes)
+        self._events = EventLog()
+        self._telemetry = Telemetry(site, self._probes, self._events)
         self._monitor = LinkMonitor()
         self._loop = asyncio.get_running_loop()
         self._deaths = 0
@@ -112,11 +115,14 @@ class Edge:
         self._channel: int | None = None
         self._attaching: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._servers: list[StatusServer | MetricsServer] = []
+        self._servers: list[StatusServer | MetricsServer | CommandServer] = []
 
     async def start(self) -> None:
         """Start the data plane, the servers and the loop."""
+        self._events.install()
+        commands = Commands(self._telemetry.snapshot, self._events, self._set_drained)
         self._servers.append(StatusServer(self._config.status_socket, self._telemetry.snapshot))
+        self._servers.append(CommandServer(self._config.command_socket, commands))
         if self._config.metrics is not None:
             self._servers.append(MetricsServer(self._config.metrics.listen, self._telemetry.snapshot))
         for server in self._servers:
@@ -143,6 +149,7 @@ class Edge:
         self._probes.close()
         for server in self._servers:
             await server.close()
+        self._events.uninstall()
 
     # What calls the site ----------------------------------------------------------------------------
 
@@ -213,7 +220,11 @@ class Edge:
         log.error("dataplane_died", reason=reason, restart_in_s=pause_s)
         self._timers["respawn"] = self._loop.call_later(pause_s, self._start_plane)
 
-    # Reload -----------------------------------------------------------------------------------------
+    # Wishes -----------------------------------------------------------------------------------------
+
+    def _set_drained(self, link: str, drained: bool, force: bool) -> None:
+        self._site.set_drained(link, drained, force)
+        self._telemetry.forget()
 
     def _reload(self) -> None:
         """Take the configuration file again; a wrong one is refused and nothing changes."""

@@ -42,12 +42,23 @@ class Links:
 
     def __init__(self, configs: Iterable[LinkConfig]) -> None:
         self.states = {config.name: LinkState(config) for config in configs}
+        self.drained: dict[str, int] = {}
+        """Since when (CLOCK_MONOTONIC) an operator wants no new data on a link; a reload changes nothing."""
 
     def configure(self, configs: Iterable[LinkConfig]) -> None:
         """Take new wishes for the links there are (a reload adds and removes none)."""
         for config in configs:
             if config.name in self.states:
                 self.states[config.name] = replace(self.states[config.name], config=config)
+
+    def set_drained(self, name: str, drained: bool, *, now_ns: int) -> bool:
+        """Take or give back the right to carry data; tell whether that is news."""
+        is_news = drained != (name in self.drained)
+        if drained:
+            self.drained.setdefault(name, now_ns)
+        else:
+            self.drained.pop(name, None)
+        return is_news
 
     def refresh(self, present: Iterable[Link]) -> set[str]:
         """Take the list of interfaces; return the names of links that changed."""
@@ -100,7 +111,7 @@ class Links:
             link_up=link_up,
             link_mtu=state.mtu,
             metered=config.metered,
-            weight=config.weight,
+            weight=0.0 if config.name in self.drained else config.weight,
             rate_up_bps=config.rate_up_bps,
             rate_down_bps=config.rate_down_bps,
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdwan.config.paths import paths_of
 from sdwan.config.schema import SiteConfig
+from sdwan.core.drain import cut_off
 from sdwan.core.handshake import Established, Handshaker, Reply
 from sdwan.core.report import Inbound
 from sdwan.core.sent import condense
@@ -19,7 +20,7 @@ from sdwan.edge.links import Links
 from sdwan.edge.load import Load
 from sdwan.edge.peering import Endpoint, Peering, Resources
 from sdwan.edge.plane import Plane
-from sdwan.errors import HandshakeError, KernelError, WireError
+from sdwan.errors import CommandError, HandshakeError, KernelError, WireError
 from sdwan.io import entry, netlink
 from sdwan.io.clock import entropy, now_ns, random_u64
 from sdwan.io.keyfile import read_key
@@ -113,6 +114,24 @@ class Site:
         kernel.delete_routes(self.config, peering.config.prefixes)
         self.handshaker.remove_peer(peering.config.public_key)
         del self.peerings[number]
+
+    def set_drained(self, link: str, drained: bool, force: bool = False) -> None:
+        """Let a link carry no new data in either direction, or let it carry data again.
+
+        Raises:
+            CommandError: there is no such link, or a peer would be cut off and ``force`` is not given.
+        """
+        if link not in self.links.states:
+            raise CommandError(f"{link}: no such link; there are {', '.join(self.links.states)}")
+        lonely = cut_off({p.config.name: p.tunnel.paths.values() for p in self.peerings.values()}, link)
+        if drained and lonely and not force:
+            raise CommandError(
+                f"{link} is the only link in use to {', '.join(lonely)}: draining it ends traffic"
+            )
+        moment_ns = now_ns()
+        if self.links.set_drained(link, drained, now_ns=moment_ns):
+            self._refresh_places(moment_ns)
+            log.info("link_drained" if drained else "link_undrained", link=link, reason="operator")
 
     def close(self) -> None:
         """Say goodbye to all peers."""

@@ -1,8 +1,9 @@
-"""Whom the edge answers: the status socket of the machine, and Prometheus.
+"""Whom the edge answers unasked: the status socket of the machine, and Prometheus.
 
 Room: edge, control process. A connection to ``<runtime_dir>/<site>.sock`` gets the snapshot as one JSON
 object and is closed; only root may connect. ``/metrics`` is served over plain HTTP where the configuration
-says. Requests are bounded in size, time and number, and nothing of them is believed.
+says. Requests are bounded in size, time and number, and nothing of them is believed. What an operator asks
+for in words goes to the socket of sdwan.edge.commands.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sdwan.errors import KernelError
@@ -39,22 +40,10 @@ class StatusServer:
 
     async def start(self) -> None:
         """Listen; a socket an earlier run left behind is replaced (the site's lock is ours)."""
-        try:
-            if self._path.exists() and not stat.S_ISSOCK(self._path.lstat().st_mode):
-                raise KernelError(f"{self._path}: exists and is no socket; remove it")
-            self._path.unlink(missing_ok=True)
-            mask = os.umask(0o177)
-            try:
-                self._server = await asyncio.start_unix_server(
-                    self._answer, self._path, backlog=CONNECTIONS_MAX
-                )
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            raise KernelError(f"{self._path}: {error.strerror}; the edge needs a status socket") from error
+        self._server = await listen_unix(self._path, self._answer)
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _write(writer, json.dumps(self._take().as_plain()).encode())
+        await write_and_close(writer, json.dumps(self._take().as_plain()).encode())
 
     async def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -92,7 +81,7 @@ class MetricsServer:
             return
         self._open += 1
         try:
-            await _write(writer, await self._response(reader))
+            await write_and_close(writer, await self._response(reader))
         finally:
             self._open -= 1
 
@@ -121,7 +110,33 @@ def _http(status: bytes, body: bytes) -> bytes:
     return head % (status, kind, len(body)) + body
 
 
-async def _write(writer: asyncio.StreamWriter, answer: bytes) -> None:
+async def listen_unix(
+    path: Path,
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    request_bytes_max: int = REQUEST_BYTES_MAX,
+) -> asyncio.Server:
+    """Listen on a unix socket only its owner may use, in place of one an earlier run left behind.
+
+    Raises:
+        KernelError: what is there is no socket, or the directory is missing.
+    """
+    try:
+        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise KernelError(f"{path}: exists and is no socket; remove it")
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(
+                answer, path, limit=request_bytes_max, backlog=CONNECTIONS_MAX
+            )
+        finally:
+            os.umask(mask)
+    except OSError as error:
+        raise KernelError(f"{path}: {error.strerror}; the edge needs this socket") from error
+
+
+async def write_and_close(writer: asyncio.StreamWriter, answer: bytes) -> None:
+    """Send a whole answer, for as long as the other side takes it, and hang up."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         writer.write(answer)
         await asyncio.wait_for(writer.drain(), TIMEOUT_S)

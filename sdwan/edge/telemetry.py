@@ -1,27 +1,30 @@
-"""What is true of the site at this moment, as the Snapshot that metrics and status are read from.
+"""What is true of the site at this moment, as the Snapshot that metrics, status and top are read from.
 
 Room: edge, control process; reads, never changes. Totals come from the counters of kernel and data plane;
 rates from two readings of them about a second apart. Made when somebody asks, at most ``FRESH_NS`` old
-otherwise.
+otherwise. What a path, a class or a peer looks like is said in sdwan.edge.describe.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from sdwan.core.path import Path
+from sdwan.core.classes import READY, ClassSpec
+from sdwan.edge.describe import Reading, describe_classes, describe_paths, describe_peer
+from sdwan.edge.events import EventLog
 from sdwan.edge.icmp import LinkProbes
 from sdwan.edge.peering import Peering
 from sdwan.edge.site import Site
+from sdwan.edge.watch import Watch
 from sdwan.io.clock import now_ns
 from sdwan.io.maps import LinkStats
-from sdwan.metrics import LinkSnapshot, PathSnapshot, PeerSnapshot, Snapshot
+from sdwan.metrics import LinkSnapshot, PathSnapshot, Snapshot
 from sdwan.model import PATHS_PER_PEER, DropReason
 
 # Implementation constants --------------------------------------------------------------------------
 
-SECOND_NS = 10**9
 FRESH_NS = 20_000_000
 """A snapshot younger than this is good enough for whoever asks."""
 RATE_NS = 500_000_000
@@ -33,13 +36,15 @@ LOSS_READINGS = 20
 class Telemetry:
     """Makes snapshots of one site."""
 
-    def __init__(self, site: Site, probes: LinkProbes) -> None:
+    def __init__(self, site: Site, probes: LinkProbes, events: EventLog) -> None:
         self._site = site
         self._probes = probes
+        self._events = events
+        self._watch = Watch()
         self._started_ns = now_ns()
         self._newest: Snapshot | None = None
         self._newest_ns = 0
-        self._readings: deque[tuple[int, Any, Any]] = deque(maxlen=2)
+        self._readings: deque[Reading] = deque(maxlen=2)
         self._arrivals: deque[tuple[Any, Any]] = deque(maxlen=LOSS_READINGS)
         """Datagrams received and lost so far, by path row."""
         self.reloads_applied = 0
@@ -57,38 +62,36 @@ class Telemetry:
         self._newest = None
 
     def on_tick(self) -> None:
-        """Read the counters that rates are made of; called a few times a second."""
+        """Read the counters that rates are made of, and tell what changed; called a few times a second."""
         moment_ns = now_ns()
-        if not self._readings or moment_ns - self._readings[-1][0] >= RATE_NS:
-            self._readings.append((moment_ns, self._site.maps.tx_stats(), self._site.maps.rx_stats()))
+        if not self._readings or moment_ns - self._readings[-1].now_ns >= RATE_NS:
+            self._readings.append(self._read(moment_ns))
             seen = self._site.maps.rx_state
             self._arrivals.append((seen["received"].copy(), seen["lost"].copy()))
+        if self._watch.is_due(moment_ns):
+            self._watch.look(self.snapshot(), now_ns=moment_ns)
+
+    def _read(self, moment_ns: int) -> Reading:
+        maps, board = self._site.maps, self._site.plane.board
+        return Reading(moment_ns, maps.tx_stats(), maps.rx_stats(), board.peers.copy(), board.classes.copy())
 
     def _make(self, moment_ns: int) -> Snapshot:
-        site = self._site
-        sent, received = site.maps.tx_stats(), site.maps.rx_stats()
-        earlier_ns, earlier_sent, earlier_received = (
-            self._readings[0] if self._readings else (0, sent, received)
-        )
-        elapsed_ns = max(moment_ns - earlier_ns, 1)
-        paths = []
-        for peering in site.peerings.values():
-            for path in peering.tunnel.paths.values():
-                row = peering.number * PATHS_PER_PEER + path.number
-                rates = [
-                    (int(now[row]["bytes"]) - int(then[row]["bytes"])) * 8 * SECOND_NS // elapsed_ns
-                    for now, then in ((sent, earlier_sent), (received, earlier_received))
-                ]
-                paths.append(self._path(peering, path, sent[row], received[row], rates))
+        site, newest = self._site, self._read(moment_ns)
+        before = self._readings[0] if self._readings else newest
+        peerings, specs = site.peerings.values(), self._specs()
         total = site.plane.board.total[0]
         heartbeat_ns = int(total["heartbeat_ns"])
         return Snapshot(
             site=site.config.site,
             uptime_ns=moment_ns - self._started_ns,
-            paths=tuple(paths),
+            paths=tuple(path for peering in peerings for path in self._paths(peering, newest, before)),
             links=tuple(self._links()),
-            peers=tuple(self._peer(peering, moment_ns) for peering in site.peerings.values()),
+            classes=tuple(
+                found for peering in peerings for found in describe_classes(peering, specs, newest, before)
+            ),
+            peers=tuple(describe_peer(peering, newest, before) for peering in peerings),
             drops=self._drops(),
+            events=self._events.counts(),
             tun_mtu_bytes=site.tun_mtu or None,
             tun_reads=int(total["tun_reads"]),
             tun_writes=int(total["tun_writes"]),
@@ -98,28 +101,22 @@ class Telemetry:
             reloads_refused=self.reloads_refused,
         )
 
-    def _path(self, peering: Peering, path: Path, sent: Any, received: Any, rates: list[int]) -> PathSnapshot:
-        shares = peering.decision.shares if peering.decision else ()
-        total = sum(shares) or 1.0
-        host, port = path.place.whereabouts.remote
-        return PathSnapshot(
-            peer=peering.config.name,
-            path=path.number,
-            link=path.place.link,
-            remote=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            state=path.state,
-            rtt_ns=path.rtt_ns,
-            jitter_ns=path.prober.rtt.jitter_ns if path.rtt_ns is not None else None,
-            loss_out_ppm=path.rate.loss_ppm if path.rate.loss_ppm is not None else path.prober.loss_ppm,
-            loss_in_ppm=self._loss_in_ppm(peering.number * PATHS_PER_PEER + path.number),
-            share_ppm=round(1_000_000 * shares[path.number] / total) if shares else 0,
-            mtu_bytes=path.mtu.size_bytes,
-            sent_bps=rates[0],
-            received_bps=rates[1],
-            sent_datagrams=int(sent["datagrams"]),
-            sent_bytes=int(sent["bytes"]),
-            received_datagrams=int(received["datagrams"]),
-            received_bytes=int(received["bytes"]),
+    def _specs(self) -> Sequence[ClassSpec]:
+        """Return the classes of the policy in force."""
+        return READY
+
+    def _paths(self, peering: Peering, newest: Reading, before: Reading) -> Sequence[PathSnapshot]:
+        first = peering.number * PATHS_PER_PEER
+        rows = range(first, first + PATHS_PER_PEER)
+        return tuple(
+            describe_paths(
+                peering,
+                newest,
+                before,
+                until_ns=self._site.maps.busy["until_ns"][first : first + PATHS_PER_PEER].tolist(),
+                drained=self._site.links.drained,
+                losses_in_ppm=[self._loss_in_ppm(row) for row in rows],
+            )
         )
 
     def _loss_in_ppm(self, row: int) -> int | None:
@@ -142,6 +139,8 @@ class Telemetry:
                     link=name,
                     interface=state.config.interface,
                     up=state.up,
+                    drained=name in self._site.links.drained,
+                    metered=state.config.metered,
                     foreign_sent_bytes=counted.tx_bytes - counted.tx_tunnel_bytes,
                     foreign_received_bytes=counted.rx_bytes - counted.rx_tunnel_bytes,
                     icmp_rtt_ns=echo.rtt.smoothed_ns if echo else None,
@@ -149,23 +148,6 @@ class Telemetry:
                 )
             )
         return found
-
-    def _peer(self, peering: Peering, moment_ns: int) -> PeerSnapshot:
-        row = self._site.plane.board.peers[peering.number]
-        since_ns = peering.tunnel.epochs.sealing_since_ns
-        return PeerSnapshot(
-            peer=peering.config.name,
-            session_age_ns=moment_ns - since_ns if since_ns is not None else None,
-            epochs=peering.tunnel.epochs.established_total,
-            sent_packets=int(row["tx_packets"]),
-            sent_bytes=int(row["tx_bytes"]),
-            received_packets=int(row["rx_packets"]),
-            received_bytes=int(row["rx_bytes"]),
-            held=int(row["held"]),
-            held_now=int(row["held_now"]),
-            holes_closed=int(row["holes_closed"]),
-            holes_expired=int(row["holes_expired"]),
-        )
 
     def _drops(self) -> dict[DropReason, int]:
         drops = self._site.maps.drops()

@@ -77,14 +77,21 @@ def setup(level: int, form: Literal["text", "json"], stream: IO[str] | None = No
     """Send every log record of this process to ``stream`` (standard error); may be called again.
 
     ``level`` counts for our own events; of libraries, which tell every message at DEBUG, warnings are enough.
+    Our events at INFO are made in any case: other handlers may remember what is not printed.
     """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler.setLevel(level)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
-    logging.getLogger(OURS).setLevel(level)
+    logging.getLogger(OURS).setLevel(min(level, logging.INFO))
     logging.captureWarnings(True)
+
+
+def told_by(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """Return the event and the fields of a record, harmless, for handlers of other rooms."""
+    return redact(_event_of(record)), _fields_of(record)
 
 
 class TextFormatter(logging.Formatter):
