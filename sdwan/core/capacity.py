@@ -1,177 +1,336 @@
-"""What one path carries, from the receiver's reports: a simple first law.
+"""What one path carries, discovered from what arrives: no bandwidth is typed in.
 
-Pure; one ``PathRate`` per path, asked by ``sdwan.core.schedule`` through ``sdwan.core.path``. In come
-report rows, out go the delivered rate, the standing queue, the loss, and an estimate of the capacity:
+Pure; one ``Estimator`` per path, owned by ``sdwan.core.path``. In come samples (``sdwan.core.sample``),
+one per report; out go an estimate of the capacity, the queue to be allowed on the path, and a correction
+of the kernel's virtual queue. docs/control.md explains the law and shows what it does.
 
-  - If a queue stood through a whole window, the delivered rate *is* the capacity.
-  - If more was delivered than was thought possible, the estimate was too low.
-  - If the path was used up without a queue while another path was full, it grows, doubling its step:
-    that is how the share of a fast path is found beside a slow one.
-  - Otherwise the window was limited by the application and says nothing.
+One idea carries it: if every datagram of a window met a queue, the path was never idle, so what arrived
+*is* its capacity. Everything else is about getting there and about not being fooled:
 
-A rate the operator configured is the estimate at the start and its upper bound for ever. Loss without a
-queue changes nothing: it may be the weather. Rates count whole Ethernet frames, as links do.
-"""
+  STARTUP   doubles each round, until the path answers with queue or loss.
+  TRACK     keeps a queue of 4 ms: corrects by what arrives while it stands, grows while it does not.
+  TEST      sends less than what arrived, for a moment, to learn whose loss it is.
+  SHALLOW   a path that drops before it queues: one small step at a time, taken back if it cost anything.
+  COMPETE   somebody else fills the queue: takes the share that one TCP flow would.
+
+A period limited by the application changes nothing. Samples are never trusted: those that cannot be true
+are ``refused``, and nothing a peer says raises the estimate above twice of what was sent."""
 
 from __future__ import annotations
 
-from collections import deque
+from enum import Enum
 
-from sdwan.core.messages import PathReport
-from sdwan.core.wire import widen
-
-# Specification constants -------------------------------------------------------------------------
-
-FRAME_OVERHEAD_BYTES = {False: 14 + 20 + 8, True: 14 + 40 + 8}
-"""Ethernet, IP and UDP headers of a datagram, by "is IPv6"."""
-
-_U32 = 0xFFFFFFFF
+from sdwan.core import shallow
+from sdwan.core.growth import Growth
+from sdwan.core.lossrule import TEST_RATE, Cause, LossRule, Verdict
+from sdwan.core.observer import until_ns
+from sdwan.core.pathrate import PathRate as PathRate  # read by the share-based schedule
+from sdwan.core.reading import Reader, Reading
+from sdwan.core.rival import Competitor, RivalWatch
+from sdwan.core.sample import Sample
+from sdwan.core.shallow import ShallowSteps
 
 # Implementation constants ------------------------------------------------------------------------
 
 MILLISECOND_NS = 10**6
-SECOND_NS = 10**9
-WINDOW_NS = 100 * MILLISECOND_NS
-"""Four reports at the default interval; arrival times in them are good to about a millisecond."""
-PAUSE_NS = 250 * MILLISECOND_NS
-"""Reports further apart do not belong to one window: nothing was sent in between."""
-WINDOW_DATAGRAMS = 16
-QUEUE_NS = 5 * MILLISECOND_NS
-"""Delay above the floor that counts as a standing queue: more than a burst of ours makes by itself."""
-FLOOR_NS = 10 * SECOND_NS
-"""How long the smallest delay is remembered."""
-BUCKET_NS = SECOND_NS
-USED_UP = 0.85
-GROWTH_FIRST, GROWTH_MAX = 0.05, 0.5
-ADOPT, ADOPT_NEAR, NEAR = 0.5, 0.1, 0.2
-"""How far a full window moves the estimate: two windows to believe a change. A difference below a fifth is
-mostly the window's own noise (5 % measured), which must not make the shares tremble."""
-LOSS_GAIN_LOG2 = 3
-PPM = 1_000_000
+START_BPS = 10_000_000
+"""With less, an inner TCP's slow start is over before the estimate has grown (measured in simulation)."""
+LEAST_BPS = 100_000
+MOST_BPS = 100_000_000_000
+TARGET_NS = 4 * MILLISECOND_NS
+"""Keeps a path busy from one correction to the next; leaves room under a probe's 15 ms."""
+SHALLOW_TARGET_NS = 1 * MILLISECOND_NS
+COMPETE_TARGET_NS = 5 * MILLISECOND_NS
+LONG_NS = 3 * TARGET_NS
+STANDING_NS = 1 * MILLISECOND_NS
+"""Least queue of a whole window that says: never idle."""
+SHALLOW_OVER_NS = 2 * MILLISECOND_NS
+"""A queue this long without loss: the buffer is not that shallow."""
+STARTUP_STEP = 2.0
+DOWN_GAIN, UP_GAIN, TOUCH_GAIN = 0.7, 0.3, 0.25
+"""At most two reports to believe a fall, four to follow a creep."""
+JITTERY_LOSS = 0.97
+"""On a jittery path "queue" lowers the estimate only if less arrives than is sent: else observer and estimate
+talk each other down to half the rate."""
+HEARSAY = 2
+"""Times what we sent: the most that a peer's word may raise the estimate to."""
+SENT_DECAY = 0.998
+"""Per sample: the best sent rate halves in 9 s of reports."""
+TEST_WINDOW_NS = 200 * MILLISECOND_NS
+DRY_NS, DRY_AGAIN_NS = 100 * MILLISECOND_NS, 1000 * MILLISECOND_NS
+"""How long a full path's queue runs dry to show its delay floor, and how soon again if it did not."""
 
 
-class DelayFloor:
-    """The smallest delay of the last ten seconds, in buckets of a second."""
+class State(Enum):
+    """What the estimator is doing."""
 
-    def __init__(self) -> None:
-        self._buckets: deque[tuple[int, int]] = deque()
-
-    def on_delay(self, delay_us: int, *, now_ns: int) -> int:
-        """Take a delay (unwrapped, any offset); return the floor."""
-        buckets = self._buckets
-        if not buckets or now_ns - buckets[-1][0] > BUCKET_NS:
-            buckets.append((now_ns, delay_us))
-        elif delay_us < buckets[-1][1]:
-            buckets[-1] = (buckets[-1][0], delay_us)
-        while now_ns - buckets[0][0] > FLOOR_NS:
-            buckets.popleft()
-        return self.us or 0
-
-    @property
-    def us(self) -> int | None:
-        """The floor; None before the first delay."""
-        return min((delay for _, delay in self._buckets), default=None)
+    STARTUP = "startup"
+    TRACK = "track"
+    TEST = "test"
+    SHALLOW = "shallow"
+    COMPETE = "compete"
 
 
-class PathRate:
-    """What the peer receives on one path."""
+class Estimator:
+    """The capacity of one path in the sending direction."""
 
-    def __init__(self, *, ipv6: bool, configured_bps: int | None = None) -> None:
-        self.configured_bps = configured_bps
-        self.capacity_bps = configured_bps
-        """Estimate; None while nothing is known."""
+    def __init__(self, *, start_bps: int | None = None, cap_bps: int | None = None) -> None:
+        """Begin at ``start_bps`` (remembered, or configured); never go above ``cap_bps``."""
+        self.state = State.STARTUP
+        self.is_known = False
+        """Something was measured: the estimate is more than its start."""
         self.delivered_bps = 0
-        """Of the last whole window."""
-        self.delivered_ns = 0
-        """When that window ended."""
+        """What arrived in the newest window."""
         self.queue_ns = 0
         """Met by the newest reported datagram."""
-        self.is_full = False
-        """A queue stood through the last window."""
-        self.loss_ppm: int | None = None
-        self.delay_us: int | None = None
-        """Receiver's clock minus ours, unwrapped: differences between paths of a peer are exact."""
-        self.floor = DelayFloor()
-        self._frame_bytes = FRAME_OVERHEAD_BYTES[ipv6]
-        self._start: tuple[PathReport, int] | None = None
-        self._newest: tuple[PathReport, int] | None = None
-        self._queue_least_ns = 0
-        self._growth = GROWTH_FIRST
+        self.until_ns: int | None = None
+        """When the path will have sent all it was given; None = the kernel's own count stands."""
+        self._cap_bps = cap_bps
+        self._rate = self._bounded(float(start_bps or START_BPS))
+        self._reader = Reader()
+        self._competitor: Competitor | None
+        self._shallow: ShallowSteps | None
+        self._dry_until_ns: int | None
+        self._dry_again_ns = 0
+        self._most_sent_bps = 0.0
+        self._begin()
 
-    def configure(self, configured_bps: int | None) -> None:
-        """Take the rate the two operators named (the smaller one), or None."""
-        if configured_bps == self.configured_bps:
+    # what is known ----------------------------------------------------------------------------
+
+    @property
+    def capacity_bps(self) -> int:
+        """The estimate, in bits of whole frames."""
+        return int(self._rate)
+
+    @property
+    def base_delay_ns(self) -> int | None:
+        """One-way delay without a queue, clock offset included; None before the first sample."""
+        return self._reader.floor.ns
+
+    @property
+    def loss_ppm(self) -> int:
+        """Loss of late, smoothed."""
+        return int(self._loss.recent * 1_000_000)
+
+    @property
+    def weather_ppm(self) -> int:
+        """Loss that was shown not to depend on our rate."""
+        return int(self._loss.weather * 1_000_000)
+
+    @property
+    def refused(self) -> int:
+        """Samples that could not be true."""
+        return self._reader.history.refused
+
+    @property
+    def queue_target_ns(self) -> int:
+        """The virtual queue up to which the path is eligible for more."""
+        if self._dry_until_ns is not None:
+            return 0
+        if self.state is State.COMPETE:
+            return COMPETE_TARGET_NS
+        return SHALLOW_TARGET_NS if self._shallow is not None else TARGET_NS
+
+    # what happens -----------------------------------------------------------------------------
+
+    def configure(self, cap_bps: int | None) -> None:
+        """Take the operators' upper bound; None = none."""
+        self._cap_bps = cap_bps
+        self._rate = self._bounded(self._rate)
+
+    def on_pause(self, now_ns: int) -> None:
+        """Nothing was sent for long: windows across the pause would mean nothing."""
+        self._reader.history.forget()
+        self._loss.restart()
+        self._rival.reset()
+        self._dry_until_ns = self.until_ns = None
+        if self.state in (State.TEST, State.COMPETE):
+            self._change(State.TRACK, now_ns)
+
+    def on_moved(self) -> None:
+        """The path leads elsewhere: begin again, with the capacity as start."""
+        self._reader.forget()
+        self.state = State.STARTUP
+        self.until_ns = None
+        self.queue_ns = self.delivered_bps = 0
+        self._begin()
+
+    def on_sample(self, sample: Sample) -> None:
+        """Take what a report says."""
+        reading = self._reader.read(
+            sample,
+            capacity_bps=self._rate,
+            weather=self._loss.weather,
+            is_tracking=self.state is State.TRACK,
+        )
+        if reading is None:
+            self.until_ns = None
             return
-        self.configured_bps = configured_bps
-        self.capacity_bps = configured_bps
+        self.delivered_bps = int(reading.window.delivered_bps)
+        self.queue_ns = int(reading.queue_ns)
+        self._most_sent_bps = max(self._most_sent_bps * SENT_DECAY, reading.window.sent_bps)
+        if self.state is not State.TEST:
+            self._loss.on_sample(sample)
+        before_bps = self._rate
+        _STEPS[self.state](self, reading)
+        self._rate = self._bounded(
+            max(min(self._rate, HEARSAY * self._most_sent_bps), min(self._rate, before_bps))
+        )
+        self.is_known |= self._rate != before_bps
+        self._run_dry(reading)
+        self.until_ns = None
+        if self.state is not State.COMPETE:
+            self.until_ns = until_ns(reading, self._rate, target_ns=self.queue_target_ns)
 
-    def on_report(self, row: PathReport, *, now_ns: int) -> bool:
-        """Take one row; tell whether it completed a window."""
-        arrived_ns = now_ns - row.age_us * 1000
-        newest = self._newest
-        if newest is not None and (
-            row.opened == newest[0].opened or (row.opened - newest[0].opened) & _U32 > _U32 >> 1
-        ):
-            if row.opened != newest[0].opened:
-                self._start = self._newest = None  # the peer counts anew
-            return False
-        self._on_delay(row.delay_us, now_ns)
-        if newest is None or self._start is None or arrived_ns - newest[1] > PAUSE_NS:
-            self._begin(row, arrived_ns)
-            return False
-        self._newest = (row, arrived_ns)
-        self._queue_least_ns = min(self._queue_least_ns, self.queue_ns)
-        start, start_ns = self._start
-        datagrams = (row.opened - start.opened) & _U32
-        elapsed_ns = arrived_ns - start_ns
-        if elapsed_ns < WINDOW_NS or datagrams < WINDOW_DATAGRAMS:
-            return False
-        size_bytes = ((row.opened_bytes - start.opened_bytes) & _U32) + datagrams * self._frame_bytes
-        self._on_window(size_bytes * 8 * SECOND_NS // elapsed_ns, now_ns)
-        self._on_loss(datagrams, (row.lost - start.lost) & _U32)
-        self._begin(row, arrived_ns)
-        return True
+    # the states -------------------------------------------------------------------------------
 
-    def grow(self) -> None:
-        """Raise the estimate: the path was used up without a queue while another one was full."""
-        if self.capacity_bps is None:
-            self.capacity_bps = self.delivered_bps
-        if self.is_full or self.delivered_bps < USED_UP * self.capacity_bps:
+    def _startup(self, reading: Reading) -> None:
+        lossy = self._is_settled(reading) and reading.is_full and self._loss.is_excess
+        if self._is_long(reading) or lossy:
+            self._rate = reading.carried_bps
+            self._growth.reset()
+            self._change(State.TRACK, reading.sample.now_ns)
+        elif self._is_settled(reading) and reading.is_full:
+            self._rate = max(self._rate, STARTUP_STEP * min(reading.carried_bps, self._rate))
+            self._changed_ns = reading.sample.now_ns
+
+    def _track(self, reading: Reading) -> None:
+        if self._is_long(reading):
+            self._correct(reading)
+        elif reading.queue_ns < LONG_NS:
+            self._follow(reading)
+        if self._rival.on_reading(reading, capacity_bps=self._rate):
+            self._compete_with(reading)
+        elif self._loss.wants_test(reading.sample.now_ns) and reading.is_full and reading.queue_ns < LONG_NS:
+            self._test_loss(reading)
+
+    def _test(self, reading: Reading) -> None:
+        verdict = self._loss.on_test(reading.sample)
+        if verdict is not None:
+            self._conclude(verdict, reading)
+
+    def _shallow_steps(self, reading: Reading) -> None:
+        assert self._shallow is not None
+        if self._is_long(reading):
+            self._correct(reading)
+        elif reading.standing_ns > SHALLOW_OVER_NS and not self._loss.is_excess:
+            self._shallow = None
+            self._change(State.TRACK, reading.sample.now_ns)
             return
-        self.capacity_bps = self._bounded(int(self.capacity_bps * (1 + self._growth)))
-        self._growth = min(self._growth * 2, GROWTH_MAX)
+        else:
+            self._rate = self._shallow.next_bps(self._rate, reading, self._loss)
+        if self._loss.wants_test(reading.sample.now_ns) and reading.is_full and reading.queue_ns < LONG_NS:
+            self._test_loss(reading)
 
-    # How ------------------------------------------------------------------------------------------
+    def _compete(self, reading: Reading) -> None:
+        assert self._competitor is not None
+        self._rate = self._competitor.next_bps(reading, weather=self._loss.weather)
+        if self._competitor.is_over:
+            self._rate = max(self._rate, reading.carried_bps)
+            self._competitor = None
+            self._growth.reset()
+            self._change(State.TRACK, reading.sample.now_ns)
 
-    def _begin(self, row: PathReport, arrived_ns: int) -> None:
-        self._start = self._newest = (row, arrived_ns)
-        self._queue_least_ns = self.queue_ns
+    # their parts ------------------------------------------------------------------------------
 
-    def _on_delay(self, delay_us: int, now_ns: int) -> None:
-        # Unwrapped around 2^33, so that a small step back never goes below zero.
-        self.delay_us = widen(delay_us, 1 << 33 if self.delay_us is None else self.delay_us)
-        self.queue_ns = (self.delay_us - self.floor.on_delay(self.delay_us, now_ns=now_ns)) * 1000
+    def _is_settled(self, reading: Reading) -> bool:
+        """The newest reported datagram was sent after the last change of our rate."""
+        return reading.sample.sent_ns > self._changed_ns
 
-    def _on_window(self, delivered_bps: int, now_ns: int) -> None:
-        self.delivered_bps, self.delivered_ns = delivered_bps, now_ns
-        self.is_full = self._queue_least_ns > QUEUE_NS
-        known_bps = self.capacity_bps
-        if self.is_full:
-            self._growth = GROWTH_FIRST
-            known_bps = delivered_bps if known_bps is None else known_bps
-            step_bps = delivered_bps - known_bps
-            gain = ADOPT_NEAR if abs(step_bps) < NEAR * known_bps else ADOPT
-            self.capacity_bps = self._bounded(int(known_bps + gain * step_bps))
-        elif known_bps is not None and delivered_bps > known_bps:
-            self.capacity_bps = self._bounded(delivered_bps)
+    def _is_long(self, reading: Reading) -> bool:
+        """Tell whether the queue is long for certain: it stood throughout, or builds up for two reports."""
+        if reading.queue_ns <= LONG_NS or not (reading.standing_ns > STANDING_NS or reading.is_building):
+            self._long = 0
+            return False
+        self._long += 1
+        return reading.standing_ns > STANDING_NS or self._long > 1
 
-    def _on_loss(self, datagrams: int, lost: int) -> None:
-        if lost > _U32 >> 1:
-            lost = 0  # late ones were counted back: fewer are missing now than at the start
-        sample_ppm = lost * PPM // (lost + datagrams)
-        known_ppm = sample_ppm if self.loss_ppm is None else self.loss_ppm
-        self.loss_ppm = known_ppm + ((sample_ppm - known_ppm) >> LOSS_GAIN_LOG2)
+    def _correct(self, reading: Reading) -> None:
+        gap_bps = reading.carried_bps - self._rate
+        self._rate += (DOWN_GAIN if gap_bps < 0 else UP_GAIN) * gap_bps
+        self._growth.reset()
 
-    def _bounded(self, rate_bps: int) -> int:
-        rate_bps = max(rate_bps, 1)
-        return min(rate_bps, self.configured_bps) if self.configured_bps else rate_bps
+    def _follow(self, reading: Reading) -> None:
+        now_ns, rate, carried_bps = reading.sample.now_ns, self._rate, reading.carried_bps
+        believable = (
+            carried_bps > rate
+            or not reading.is_jittery
+            or reading.window.delivered_bps < JITTERY_LOSS * reading.window.sent_bps
+        )
+        if reading.standing_ns > STANDING_NS and (reading.is_full or carried_bps > rate) and believable:
+            self._rate += TOUCH_GAIN * (carried_bps - rate)
+            self._growth.reset()
+        if reading.is_full and self._is_settled(reading) and not self._loss.is_excess:
+            if reading.queue_least_ns < TARGET_NS / 2:
+                self._rate = self._growth.step(self._rate, reading)
+                self._changed_ns = now_ns
+            elif self._growth.is_stalemate(now_ns):
+                self._rate = self._growth.start_trial(self._rate, reading, self._reader)
+                self._changed_ns = now_ns
+        self._growth.judge_trial(reading, self._reader)
+
+    def _test_loss(self, reading: Reading) -> None:
+        window = self._reader.history.window(TEST_WINDOW_NS) or reading.window
+        self._tested_bps = window.delivered_bps
+        self._untested_bps = min(self._rate, window.sent_bps)
+        self._rate = TEST_RATE * window.delivered_bps
+        self._loss.start_test(reading.sample.now_ns)
+        self._change(State.TEST, reading.sample.now_ns)
+
+    def _conclude(self, verdict: Verdict, reading: Reading) -> None:
+        now_ns = reading.sample.now_ns
+        self._growth.reset()
+        if verdict.cause is Cause.OURS:
+            self._rate = shallow.RATE * self._tested_bps / (1 - min(verdict.loss, 0.5))
+            self._shallow = ShallowSteps(now_ns=now_ns)
+            self._change(State.SHALLOW, now_ns)
+            return
+        self._rate = self._untested_bps
+        if verdict.cause is Cause.WEATHER:
+            self._shallow = None
+        self._change(State.SHALLOW if self._shallow is not None else State.TRACK, now_ns)
+
+    def _compete_with(self, reading: Reading) -> None:
+        share_bps = max(reading.window.delivered_bps, self._rival.before_bps / 2)
+        self._competitor = Competitor(reading, rate_bps=share_bps)
+        self._rival.reset()
+        self._change(State.COMPETE, reading.sample.now_ns)
+
+    def _run_dry(self, reading: Reading) -> None:
+        """Let the queue of a path that has been full for long run dry, so that its delay floor is seen."""
+        now_ns = reading.sample.now_ns
+        if self._dry_until_ns is None:
+            wanted = self._reader.floor.is_stale and self.state in (State.TRACK, State.SHALLOW)
+            if wanted and now_ns >= self._dry_again_ns:
+                self._dry_until_ns = now_ns + reading.feedback_ns + DRY_NS
+        elif now_ns >= self._dry_until_ns or not self._reader.floor.is_stale:
+            self._dry_until_ns, self._dry_again_ns = None, now_ns + DRY_AGAIN_NS
+
+    def _change(self, state: State, now_ns: int) -> None:
+        self.state = state
+        self._changed_ns = now_ns
+        self._long = 0
+
+    def _begin(self) -> None:
+        self._loss = LossRule()
+        self._growth = Growth()
+        self._rival = RivalWatch()
+        self._competitor = None
+        self._shallow = None
+        self._changed_ns = 0
+        self._long = 0
+        self._most_sent_bps = 0.0
+        self._tested_bps = self._untested_bps = self._rate
+        self._dry_until_ns = None
+
+    def _bounded(self, rate_bps: float) -> float:
+        return min(max(rate_bps, LEAST_BPS), self._cap_bps or MOST_BPS)
+
+
+_STEPS = {
+    State.STARTUP: Estimator._startup,
+    State.TRACK: Estimator._track,
+    State.TEST: Estimator._test,
+    State.SHALLOW: Estimator._shallow_steps,
+    State.COMPETE: Estimator._compete,
+}

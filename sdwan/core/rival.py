@@ -1,0 +1,149 @@
+"""Somebody else fills the path's queue: how that is noticed, and how to get a fair share beside them.
+
+Pure; owned by ``sdwan.core.capacity``. ``RivalWatch`` takes readings and tells when a rival is there;
+``Competitor`` is then the estimate, for as long as the rival stays.
+
+Noticing: a datagram was sent when we predicted a short queue, and met a long one. That happens once or
+twice when a link slows down, and again and again when the queue is not ours. The comparison is with the
+prediction *at sending*; "the queue should be gone by now" would fire at every step down.
+
+Competing: whoever keeps the queue short beside a TCP that fills it starves. So we do as it does: a window
+that grows by CUBIC's curve (RFC 9438) and shrinks by its factor on loss. Every few seconds a question:
+almost nothing is sent until our own part of the queue must be gone. If the whole queue went, we were
+alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdwan.core.reading import Reading
+from sdwan.core.sample import Sample
+
+SECOND_NS = 10**9
+
+# Specification constants (RFC 9438 §4) -----------------------------------------------------------
+
+CUBIC_C = 0.4
+CUBIC_BETA = 0.7
+RENO_GAIN = 3 * (1 - CUBIC_BETA) / (1 + CUBIC_BETA)
+
+# Implementation constants ------------------------------------------------------------------------
+
+MILLISECOND_NS = 10**6
+DATAGRAM_BITS = 1500 * 8
+LONG_NS = 12 * MILLISECOND_NS
+"""Three times the target queue."""
+STRIKES = 4
+AHEAD_MOST = 1.5
+"""The estimate stays within this of what arrives."""
+LOSS_MARGIN, LOSS_LEAST, LOSS_DATAGRAMS = 0.005, 2, 20
+ROUND_LEAST_NS = 20 * MILLISECOND_NS
+CLEAR = 4
+"""Reports in a row without a long queue after which the rival is gone."""
+ASK_FIRST_NS, ASK_MAX_NS = 2 * SECOND_NS, 8 * SECOND_NS
+ASK_RATE = 0.3
+ASK_MOST_NS = SECOND_NS
+
+
+class RivalWatch:
+    """Counts datagrams that met a queue which is not ours."""
+
+    def __init__(self) -> None:
+        self._strikes = 0
+        self._after_ns = 0
+        self.before_bps = 0.0
+        """The estimate before the first strike."""
+
+    def on_reading(self, reading: Reading, *, capacity_bps: float) -> bool:
+        """Take a reading; tell whether a rival is there."""
+        queue_ns = min(reading.queue_ns, reading.queue_least_ns)
+        if queue_ns < LONG_NS:
+            self._strikes = 0
+            return False
+        if reading.sample.sent_ns <= self._after_ns or queue_ns <= reading.sample.backlog_ns + LONG_NS:
+            return False
+        if not self._strikes:
+            self.before_bps = capacity_bps
+        self._strikes += 1
+        self._after_ns = reading.sample.now_ns
+        return self._strikes >= STRIKES
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._strikes = 0
+
+
+@dataclass(slots=True)
+class _Question:
+    """Whose queue is this? Asked by sending almost nothing."""
+
+    end_ns: int
+    rate_bps: float
+
+
+class Competitor:
+    """One TCP flow's share of a path, as CUBIC would take it."""
+
+    def __init__(self, reading: Reading, *, rate_bps: float) -> None:
+        now_ns = reading.sample.now_ns
+        self._window = rate_bps * self._round_ns(reading) / SECOND_NS / DATAGRAM_BITS
+        self._most = self._reno = self._window
+        self._epoch_ns = self._cut_ns = self._grown_ns = now_ns
+        self._inflection_s = 0.0
+        self._mark = reading.sample
+        self._clear = 0
+        self._question: _Question | None = None
+        self._ask_ns, self._ask_rest_ns = now_ns + ASK_FIRST_NS, ASK_FIRST_NS
+        self.is_over = False
+        """The rival is gone, or never was."""
+
+    def next_bps(self, reading: Reading, *, weather: float) -> float:
+        """Return the estimate."""
+        round_ns = self._round_ns(reading)
+        self._clear = self._clear + 1 if reading.queue_ns < LONG_NS else 0
+        self.is_over = self._clear >= (1 if self._question else CLEAR)
+        self._on_loss(reading.sample, round_ns, weather)
+        share_bps = self._window * DATAGRAM_BITS * SECOND_NS / round_ns
+        self._ask(reading, share_bps)
+        if self._question is not None:
+            return self._question.rate_bps
+        self._grow(reading.sample.now_ns, round_ns)
+        most_bps = max(AHEAD_MOST * reading.carried_bps, share_bps * ASK_RATE)
+        return min(share_bps, most_bps)
+
+    def _round_ns(self, reading: Reading) -> float:
+        return max(reading.feedback_ns + reading.queue_ns, ROUND_LEAST_NS)
+
+    def _on_loss(self, sample: Sample, round_ns: float, weather: float) -> None:
+        datagrams, lost = sample.sent - self._mark.sent, sample.lost - self._mark.lost
+        if datagrams < LOSS_DATAGRAMS:
+            return
+        self._mark = sample
+        if lost < LOSS_LEAST or lost / datagrams <= weather + LOSS_MARGIN:
+            return
+        if sample.now_ns - self._cut_ns <= round_ns:
+            return
+        self._most = self._window
+        self._window *= CUBIC_BETA
+        self._reno = self._window
+        self._inflection_s = ((self._most - self._window) / CUBIC_C) ** (1 / 3)
+        self._epoch_ns = self._cut_ns = sample.now_ns
+
+    def _grow(self, now_ns: int, round_ns: float) -> None:
+        rounds = (now_ns - self._grown_ns) / round_ns
+        self._grown_ns = now_ns
+        self._reno += RENO_GAIN * rounds
+        since_s = (now_ns - self._epoch_ns + round_ns) / SECOND_NS
+        cubic = CUBIC_C * (since_s - self._inflection_s) ** 3 + self._most
+        self._window = max(self._window, min(max(cubic, self._reno), 1.5 * self._window))
+
+    def _ask(self, reading: Reading, share_bps: float) -> None:
+        now_ns = reading.sample.now_ns
+        if self._question is not None and now_ns >= self._question.end_ns:
+            self._question = None
+            self._ask_rest_ns = min(2 * self._ask_rest_ns, ASK_MAX_NS)
+            self._ask_ns = now_ns + self._ask_rest_ns
+            self._grown_ns = now_ns
+        elif self._question is None and now_ns >= self._ask_ns:
+            drain_ns = reading.queue_ns / (1 - ASK_RATE) + reading.feedback_ns + ROUND_LEAST_NS
+            self._question = _Question(now_ns + int(min(drain_ns, ASK_MOST_NS)), ASK_RATE * share_bps)
