@@ -17,6 +17,10 @@ from sdwan.model import PATHS_PER_PEER
 
 LINK_VOLUMES = ("tx_bytes", "tx_tunnel_bytes", "rx_bytes", "rx_tunnel_bytes")
 
+OUTDATED = (
+    "programs of another version are pinned or attached: 'sdwan-bpf attach' replaces them without a gap"
+)
+
 NOTHING_CONFIGURED = (
     "no tunnel is configured: traffic is counted and not touched; 'sdwan edge run' configures one"
 )
@@ -43,7 +47,7 @@ def status_view(found: Status) -> RenderableType:
     head = Text(f"{found.pin_root}: up to {found.peers_max - 1} peers, {steering}; {tunnel}")
     columns = [
         ("link", False), ("carrier", False), ("MTU", True), ("receive", False), ("send", False),
-        ("out", True), ("of it tunnel", True), ("in", True), ("of it tunnel", True),
+        ("programs", False), ("out", True), ("of it tunnel", True), ("in", True), ("of it tunnel", True),
     ]  # fmt: skip
     rows = [
         (
@@ -52,12 +56,15 @@ def status_view(found: Status) -> RenderableType:
             str(link.mtu),
             link.receive_hook or output.UNKNOWN,
             "steers" if link.steers else "counts" if link.counts_sent else output.UNKNOWN,
+            Text("older", "yellow") if link.outdated else "current",
             output.size(link.stats.tx_bytes), output.size(link.stats.tx_tunnel_bytes),
             output.size(link.stats.rx_bytes), output.size(link.stats.rx_tunnel_bytes),
         )
         for link in found.links
     ]  # fmt: skip
     parts: list[RenderableType] = [head, "", output.table("Links", columns, rows)]
+    if found.outdated or any(link.outdated for link in found.links):
+        parts += ["", Text(OUTDATED, "yellow")]
     if found.drops:
         drops = [(reason, str(count)) for reason, count in found.drops.items()]
         parts += ["", output.table("Dropped", [("reason", False), ("datagrams", True)], drops)]
@@ -159,6 +166,7 @@ def _queue_rows(found: list[dict[str, Any]]) -> list[list[str]]:
                 facts = (row["ns_per_kib"][path], row["delay_us"][path], row["bound_us"][path])
                 known = (row["peer"], path, *facts, row["backlog_us"][path])
                 classes.setdefault(known, []).append(str(row["class"]))
+    rows = sorted(classes.items(), key=lambda item: (item[0][:2], item[1]))
     return [
         [
             str(peer), str(path), ", ".join(names), output.rate(1024 * 8 * 1e9 / ns_per_kib),
@@ -166,7 +174,7 @@ def _queue_rows(found: list[dict[str, Any]]) -> list[list[str]]:
             output.milliseconds(bound_us * 1000) if bound_us else "none",
             output.milliseconds(backlog_us * 1000),
         ]
-        for (peer, path, ns_per_kib, delay_us, bound_us, backlog_us), names in sorted(classes.items(), key=lambda item: (item[0][:2], item[1]))
+        for (peer, path, ns_per_kib, delay_us, bound_us, backlog_us), names in rows
     ]  # fmt: skip
 
 

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Sequence
 from sdwan.config.schema import SiteConfig
 from sdwan.core.wire import HEADER_BYTES, META_BYTES, TAG_BYTES
 from sdwan.errors import KernelError
-from sdwan.io import attach, entry, netlink
+from sdwan.io import attach, entry, logs, netlink
 from sdwan.io.maps import Maps, Weights
 from sdwan.io.udp import BURST_SEGMENTS_MAX
 from sdwan.model import CLASSES, PATHS_PER_PEER
+
+log = logs.get_log(__name__)
 
 # Implementation constants --------------------------------------------------------------------------
 
@@ -39,6 +41,8 @@ TUN_MTU_FIRST = 1280
 def ensure_attached(config: SiteConfig, *, force: bool = False) -> list[str]:
     """Attach the programs to every link that is there and to the entry device, unless they are.
 
+    Programs of another version of this package are replaced, without a gap, and their counters kept.
+
     Returns the interfaces that were attached now.
 
     Raises:
@@ -52,8 +56,11 @@ def ensure_attached(config: SiteConfig, *, force: bool = False) -> list[str]:
             f"none of the site's links exists: {', '.join(wanted)}; there are: {', '.join(sorted(present))}"
         )
     status = attach.status(config.bpf.pin_root)
-    done = {link.link for link in status.links if link.receive_hook and link.counts_sent}
-    steers = any(link.steers for link in status.links)
+    current = [link for link in status.links if not (status.outdated or link.outdated)]
+    if len(current) < len(status.links):
+        log.info("programs_outdated", pins=status.pin_root)
+    done = {link.link for link in current if link.receive_hook and link.counts_sent}
+    steers = any(link.steers for link in current)
     missing = [name for name in interfaces if name not in done]
     if not missing and steers and not force:
         return []

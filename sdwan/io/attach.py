@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from sdwan.errors import KernelError
-from sdwan.io import bpfsys, entry, hooks, netlink
+from sdwan.io import bpfsys, entry, hooks, netlink, sources
 from sdwan.io.hooks import Direction
 from sdwan.io.layout import layout_path
 from sdwan.io.maps import LinkStats, Maps
@@ -58,6 +58,8 @@ class LinkStatus:
     steers: bool
     """It is the entry device."""
     stats: LinkStats
+    outdated: bool = False
+    """It runs other programs than those that are pinned now, or counts into other maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Status:
     peers_max: int = 0
     links: tuple[LinkStatus, ...] = ()
     drops: dict[str, int] = field(default_factory=dict)
+    outdated: bool = False
+    """What is pinned was made from other sources than this version's: attach again."""
 
 
 def check_links(names: Sequence[str]) -> list[Link]:
@@ -107,37 +111,42 @@ def attach(
         attached = []
         for link in found:
             maps.add_link(link.index)
-            _attach_tc(link.index, Direction.EGRESS, pin_root, _variant("sdwan_count", link))
-            attached.append(_attach_receiver(link, pin_root, hook))
+            _attach_tc(link.index, Direction.EGRESS, maps, _variant("sdwan_count", link))
+            attached.append(_attach_receiver(link, maps, hook))
+        if entry_name is not None:
+            _attach_tc(entry.create_entry(entry_name), Direction.EGRESS, maps, "sdwan_steer")
     finally:
         maps.close()
-    if entry_name is not None:
-        _attach_tc(entry.create_entry(entry_name), Direction.EGRESS, pin_root, "sdwan_steer")
     return attached
+
+
+def _version(maps: Maps) -> str:
+    """Name the sources the pinned programs were made from, and the set of maps they count into."""
+    return f"{maps.layout.source_sha256[:12]}.{bpfsys.map_info(maps.descriptors['cfg']).id}"
 
 
 def _variant(program: str, link: Link) -> str:
     return program if link.ethernet else f"{program}_l3"
 
 
-def _attach_tc(ifindex: int, direction: Direction, pin_root: Path, program: str) -> None:
-    with bpfsys.opened(pin_root / "progs" / program) as descriptor:
-        hooks.attach_tc(ifindex, direction, descriptor, program)
+def _attach_tc(ifindex: int, direction: Direction, maps: Maps, program: str) -> None:
+    with bpfsys.opened(maps.pin_root / "progs" / program) as descriptor:
+        hooks.attach_tc(ifindex, direction, descriptor, program, _version(maps))
 
 
-def _attach_receiver(link: Link, pin_root: Path, hook: Hook) -> Attached:
+def _attach_receiver(link: Link, maps: Maps, hook: Hook) -> Attached:
     """Put the receiving program into one hook, then take it out of the other: never out of both."""
     note = ""
     if hook is Hook.XDP or (hook is Hook.AUTO and _may_do_xdp(link)):
         try:
-            _attach_xdp(link, pin_root)
+            _attach_xdp(link, maps.pin_root)
             hooks.detach_tc(link.index, Direction.INGRESS)
             return Attached(link.name, link.index, Hook.XDP)
         except KernelError as error:
             if hook is Hook.XDP:
                 raise
             note = str(error)
-    _attach_tc(link.index, Direction.INGRESS, pin_root, _variant("sdwan_account", link))
+    _attach_tc(link.index, Direction.INGRESS, maps, _variant("sdwan_account", link))
     if _xdp_is_ours(link.index):
         hooks.detach_xdp(link.index)
     return Attached(link.name, link.index, Hook.TC, note)
@@ -212,7 +221,7 @@ def status(pin_root: Path) -> Status:
     maps = Maps.open(pin_root)
     try:
         stats = maps.link_stats()
-        links = [_link_status(link, stats.get(link.index, LinkStats())) for link in netlink.links()]
+        links = [_link_status(link, stats.get(link.index, LinkStats()), maps) for link in netlink.links()]
         return Status(
             str(pin_root),
             pinned=True,
@@ -221,14 +230,20 @@ def status(pin_root: Path) -> Status:
             peers_max=maps.peers_max,
             links=tuple(link for link in links if link.receive_hook or link.counts_sent or link.steers),
             drops={reason.name.lower(): count for reason, count in maps.drops().items() if count},
+            outdated=maps.layout.source_sha256 != sources.sha256(),
         )
     finally:
         maps.close()
 
 
-def _link_status(link: Link, stats: LinkStats) -> LinkStatus:
-    ours = {(found.direction, found.name) for found in hooks.filters(link.index) if found.ours}
+def _link_status(link: Link, stats: LinkStats, maps: Maps) -> LinkStatus:
+    filters = [found for found in hooks.filters(link.index) if found.ours]
+    ours = {(found.direction, found.name) for found in filters}
+    outdated = any(found.version != _version(maps) for found in filters)
     receive_hook = "xdp" if link.xdp and _xdp_is_ours(link.index) else ""
+    if receive_hook:
+        with bpfsys.opened(maps.pin_root / "progs" / "sdwan_account_xdp") as descriptor:
+            outdated |= hooks.xdp_program_id(link.index) != bpfsys.program_info(descriptor).id
     if any(direction is Direction.INGRESS for direction, _ in ours):
         receive_hook = "tc"
     return LinkStatus(
@@ -240,4 +255,5 @@ def _link_status(link: Link, stats: LinkStats) -> LinkStatus:
         counts_sent=any(name.startswith("sdwan_count") for _, name in ours),
         steers=(Direction.EGRESS, "sdwan_steer") in ours,
         stats=stats,
+        outdated=outdated,
     )

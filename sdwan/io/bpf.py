@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -27,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from sdwan.errors import KernelError, UnsupportedError
-from sdwan.io import bpfsys, headers
+from sdwan.io import bpfsys, headers, sources
 from sdwan.io.layout import DEFAULT_PIN_ROOT, SCHEMA, device_of, layout_path, prune_layouts
 from sdwan.model import PEERS_MAX_DEFAULT
 
@@ -68,17 +66,6 @@ class Build:
     programs: dict[str, bpfsys.ProgramInfo]
 
 
-def sources() -> Path:
-    """Return the directory of sdwan.c: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parents[1]
-    for place in (package.parent / "bpf", package / "_bpf", Path(sys.prefix) / "share/sdwan/bpf"):
-        if (place / "sdwan.c").exists():
-            return place
-    raise UnsupportedError(
-        f"the BPF sources (sdwan.c) are missing beside {package}; install the package again"
-    )
-
-
 def build(
     pin_root: Path = DEFAULT_PIN_ROOT,
     *,
@@ -93,11 +80,10 @@ def build(
             of another size or schema.
     """
     check_system(pin_root)
-    source = sources()
     adopt = _check_pinned(pin_root, peers_max)
-    module = _compile(source, peers_max, pin_root / "maps" if adopt else None, headers_directory)
+    module = _compile(peers_max, pin_root / "maps" if adopt else None, headers_directory)
     try:
-        description = _describe(module, peers_max, source)
+        description = _describe(module, peers_max)
         if adopt:
             _check_layout(description, pin_root)
         descriptors = _load_programs(module)
@@ -126,7 +112,7 @@ def check_system(pin_root: Path) -> None:
     if os.geteuid() != 0:
         raise UnsupportedError("loading BPF programs needs root: run with sudo")
     _import_bcc()
-    sources()
+    sources.directory()
     place = pin_root
     while not place.exists():
         place = place.parent
@@ -191,22 +177,14 @@ def _check_layout(description: dict[str, Any], pin_root: Path) -> None:
             )
 
 
-def _join(source: Path) -> bytes:
-    """Return sdwan.c with the .c files it includes put in place: BCC translates lookups there only."""
-    text = (source / "sdwan.c").read_text()
-    return re.sub(
-        r'^#include "(\w+\.c)"$', lambda match: (source / match[1]).read_text(), text, flags=re.M
-    ).encode()
-
-
-def _compile(source: Path, peers_max: int, pinned: Path | None, headers_directory: Path) -> Any:
-    flags = [f"-I{source}", f"-DSDWAN_PEERS_MAX={peers_max}", "-Wno-unused-function"]
+def _compile(peers_max: int, pinned: Path | None, headers_directory: Path) -> Any:
+    flags = [f"-I{sources.directory()}", f"-DSDWAN_PEERS_MAX={peers_max}", "-Wno-unused-function"]
     if pinned is not None:
         flags.append(f'-DSDWAN_PINS="{pinned}"')
     os.environ["BCC_KERNEL_SOURCE"] = str(headers.ensure(headers_directory))
     bcc = _import_bcc()
     with _captured("compiling bpf/sdwan.c"):
-        return bcc.BPF(text=_join(source), cflags=flags)
+        return bcc.BPF(text=sources.joined(), cflags=flags)
 
 
 def _load_programs(module: Any) -> dict[str, int]:
@@ -281,19 +259,16 @@ def _replace_pin(descriptor: int, path: Path) -> None:
 # The layout ----------------------------------------------------------------------------------------
 
 
-def _describe(module: Any, peers_max: int, source: Path) -> dict[str, Any]:
+def _describe(module: Any, peers_max: int) -> dict[str, Any]:
     maps = {}
     for name in MAPS:
         table = module[name.encode()]
         leaf = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map, Leaf is an array of all CPUs' leaves
         maps[name] = {"key": _fields(table.Key), "value": _fields(leaf)}
-    digest = hashlib.sha256()
-    for path in sorted(source.glob("*.[ch]")):
-        digest.update(path.read_bytes())
     return {
         "schema": SCHEMA,
         "peers_max": peers_max,
-        "source_sha256": digest.hexdigest(),
+        "source_sha256": sources.sha256(),
         "bcc": getattr(_import_bcc(), "__version__", "unknown"),
         "maps": maps,
     }

@@ -46,6 +46,8 @@ class Filter:
     handle: int
     priority: int
     name: str
+    version: str = ""
+    """As given to ``attach_tc``."""
 
     @property
     def ours(self) -> bool:
@@ -62,7 +64,8 @@ def filters(ifindex: int) -> list[Filter]:
             for message in route.get_filters(index=ifindex, parent=direction.value):
                 name = _bpf_name(message)
                 if message["handle"] and name is not None:
-                    found.append(Filter(direction, message["handle"], message["info"] >> 16, name))
+                    name, _, version = name.partition(":")
+                    found.append(Filter(direction, message["handle"], message["info"] >> 16, name, version))
         return found
 
     return netlink.call(f"listing filters of interface {ifindex}", work)
@@ -75,8 +78,10 @@ def _bpf_name(message: Any) -> str | None:
     return str(options.get_attr("TCA_BPF_NAME") or "")
 
 
-def attach_tc(ifindex: int, direction: Direction, program: int, name: str) -> None:
+def attach_tc(ifindex: int, direction: Direction, program: int, name: str, version: str = "") -> None:
     """Attach a program, or replace ours, atomically.
+
+    ``version`` stands in the filter's name, ``name:version``, and comes back in ``Filter.version``.
 
     Raises:
         KernelError: somebody else's filter sits in our place, or the kernel refused.
@@ -103,7 +108,7 @@ def attach_tc(ifindex: int, direction: Direction, program: int, name: str) -> No
             protocol=_ETH_P_ALL,
             parent=direction.value,
             fd=program,
-            name=name,
+            name=f"{name}:{version}" if version else name,
             classid=1,
             direct_action=True,
         )

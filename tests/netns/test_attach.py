@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sdwan.edge.kernel import ensure_attached
 from sdwan.errors import KernelError
-from sdwan.io import attach, bpf, bpfsys, entry, hooks, netlink
+from sdwan.io import attach, bpf, bpfsys, entry, hooks, netlink, sources
 from sdwan.io.hooks import Direction
 from sdwan.io.layout import layout_path
 from sdwan.io.maps import Maps
@@ -120,6 +122,47 @@ def test_maps_of_another_size_are_refused_and_nothing_changes(standing):
     assert "Traceback" not in result.stderr
     assert first.maps.peers_max == 4
     assert tool(first, "attach", *LINKS, "--peers", "4").returncode == 0
+
+
+def outdated(site: Site) -> tuple[bool, set[str]]:
+    """Tell whether what is pinned is of another version, and which links run what is not pinned."""
+    with site.here():
+        status = attach.status(site.pin_root)
+    return status.outdated, {link.link for link in status.links if link.outdated}
+
+
+def test_programs_of_other_sources_are_noticed_link_by_link(alone, monkeypatch):
+    alone.attach()
+    assert outdated(alone) == (False, set())
+    monkeypatch.setattr(sources, "sha256", lambda: "f" * 64)
+    assert outdated(alone) == (True, set())
+    report = json.loads(tool(alone, "status", "--json").stdout)  # a process of the version that is pinned
+    assert (report["outdated"], report["links"][0]["outdated"]) == (False, False)
+    with alone.here():
+        bpf.build(alone.pin_root, peers_max=4)
+        attach.attach(LINKS[:1], alone.pin_root, hook=attach.Hook.TC)
+    assert outdated(alone) == (False, {LINKS[1]})
+    with alone.here():
+        attach.attach(LINKS, alone.pin_root, hook=attach.Hook.TC)
+    assert outdated(alone) == (False, set())
+    monkeypatch.undo()
+    assert "of another version" in tool(alone, "status").stdout
+
+
+def test_a_starting_site_replaces_programs_of_another_version_and_says_so(alone, caplog):
+    config = SimpleNamespace(
+        links=[SimpleNamespace(interface=name) for name in LINKS],
+        bpf=SimpleNamespace(pin_root=alone.pin_root, peers_max=4, hook="tc"),
+    )
+    alone.attach()
+    layout = layout_path(alone.pin_root)
+    description = json.loads(layout.read_text())
+    layout.write_text(json.dumps({**description, "source_sha256": "0" * 64}))
+    with alone.here(), caplog.at_level("INFO", logger="sdwan"):
+        assert sorted(ensure_attached(config)) == sorted(LINKS)
+        assert ensure_attached(config) == []
+    assert [record.getMessage() for record in caplog.records] == ["programs_outdated"]
+    assert json.loads(layout.read_text()) == description
 
 
 # Detaching -----------------------------------------------------------------------------------------
@@ -291,7 +334,8 @@ def test_a_map_of_another_layout_is_refused_by_name(alone):
 NAMED_FIELDS = {
     "cfg": {"schema", "bank", "mark", "port"},
     "paths": {"ifindex", "flags", "mtu", "remote4"},
-    "weights": {"mode", "inverse"},
+    "weights": {"mode", "inverse", "bound_us"},
+    "busy": {"until_ns", "idle_ns"},
     "tx_state": {"next_sequence"},
     "tx_stats": {"datagrams", "bytes"},
     "rx_state": {"lost", "late", "jitter_us16"},
