@@ -1,53 +1,53 @@
 """The reorder window: a packet waits for its predecessor in its own flow, and for nothing else.
 
-Pure; one instance per peer. Every DATA datagram carries a flow bucket and that bucket's sequence; it
-is in turn when the sequence is the expected one. Otherwise it waits, until the hole before it is
-closed by one of three things:
+Pure; one instance per peer, used by sdwan.edge.delivery. Every DATA datagram carries a flow bucket and that
+bucket's sequence; it is in turn when the sequence is the expected one. Otherwise it waits until the hole
+before it is closed, which is a matter of its traffic class and of sdwan.core.holes:
 
-  arrival   the missing datagrams come (also late: what is fresh is always delivered);
-  proof     links keep order, so when a path's link sequence jumps by g between two datagrams and at
-            most g DATA counters between theirs are unknown, those are lost: *named at once*;
-  time      what was highest ``hole_wait_ns`` ago has had its chance.
+  it comes        the missing datagrams arrive (also late: what is fresh is always delivered);
+  it cannot come  every counter between this packet and its predecessor is seen or given up. Classes that
+                  are not repaired give up what is lost at once; those that live from copies wait for the
+                  other path, but for no repair;
+  too late        the packet has waited for its class's deadline.
 
-Proof and time both speak of counters, not of buckets: ``_settled`` is the counter below which all are
-seen or given up, and a waiting packet whose counter is just above it waits for nothing any more.
-There is no fixed delay: a packet in turn passes untouched.
+There is no fixed delay: a packet in turn passes untouched. A bucket's sequence has 16 bits; the counter
+tells which way it went, so order survives the loss of up to 65,535 packets of a bucket.
+
+The first packet of a bucket is waited for as well if we have listened since the sender began: its buckets
+begin at 0. Whoever joins later takes what comes first for the beginning.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from collections.abc import Sequence
 from typing import Protocol
 
+from sdwan.core.classes import READY, ClassSpec, Recovery
+from sdwan.core.holes import HOLE_WAIT_NS_DEFAULT, REPAIR_WAIT_NS_DEFAULT, Holes
 from sdwan.core.replay import ReplayWindow
-from sdwan.core.wire import widen
-from sdwan.model import PATHS_PER_PEER
+from sdwan.core.wire import META_CLASS_MASK
+from sdwan.model import CLASSES
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
 
 BUCKETS = 256
-_HALF = 0x8000
 _MASK = 0xFFFF
 
 # Implementation constants -------------------------------------------------------------------------
 
-HOLE_WAIT_NS_DEFAULT = 30_000_000
-"""Until control has measured the paths' delays."""
-_CHECKPOINT_NS = 2_000_000
-_GAPS_MAX = 32
-_JUMP_MAX = 1 << 16
-"""Link-sequence jumps above this are suspect (unauthenticated field): ignored."""
 HELD_BYTES_MAX = 32 << 20
-"""Of all peers together: 30 ms of 8 Gbit/s."""
+"""Of all peers together: 30 ms of 8 Gbit/s, or 0.27 s (two round trips of repair) of one."""
 
 
 class Item(Protocol):
-    """Something that waits: where it stands in its bucket, and what it weighs."""
+    """Something that waits: where it stands in its bucket, what it weighs, and its class (bits 0-2)."""
 
     counter: int
     bucket: int
     bucket_sequence: int
     rows: int
+    flags: int
 
     @property
     def size_bytes(self) -> int:
@@ -64,176 +64,167 @@ class HeldBytes:
         self.total = 0
 
 
+class _Bucket:
+    """One flow bucket: what comes next, and who waits for it."""
+
+    __slots__ = ("blocker", "expected", "floor", "top_counter", "top_sequence", "waiting")
+
+    def __init__(self, floor: int) -> None:
+        self.expected = 0
+        """Sequence of the packet whose turn it is, counted on beyond 16 bits."""
+        self.floor = floor
+        """Counter of the newest datagram delivered: the hole, if any, is above it."""
+        self.top_counter = -1
+        self.top_sequence = 0
+        self.waiting: list[tuple[int, int, int, Item]] = []
+        """Heap of sequence, a number that makes the order total, arrival time, packet."""
+        self.blocker = -1
+        """A counter that was open when the first waiting packet was last looked at; -1: look again."""
+
+    def widen(self, counter: int, sequence: int) -> int:
+        """Return the whole sequence: ahead of the newest if its counter is, else behind."""
+        top = self.top_sequence
+        if counter < self.top_counter:
+            return top - (top - sequence & _MASK)
+        self.top_counter = counter
+        self.top_sequence = wide = top + (sequence - top & _MASK)
+        return wide
+
+
 class Reorder:
     """Order of one peer's DATA. ``window`` is its replay window, shared with whoever opens."""
 
-    def __init__(self, window: ReplayWindow, held_bytes: HeldBytes, hole_wait_ns: int = HOLE_WAIT_NS_DEFAULT):
+    def __init__(
+        self,
+        window: ReplayWindow,
+        held_bytes: HeldBytes,
+        hole_wait_ns: int = HOLE_WAIT_NS_DEFAULT,
+        repair_wait_ns: int = REPAIR_WAIT_NS_DEFAULT,
+        classes: Sequence[ClassSpec] = READY,
+    ) -> None:
         self.window = window
-        self.hole_wait_ns = hole_wait_ns
+        self.holes = Holes(window)
         self.held_now = 0
         self.held = 0
-        self.holes_closed = 0
-        self.holes_expired = 0
         self.overflows = 0
         self._held_bytes = held_bytes
-        self._expected: list[int | None] = [None] * BUCKETS
-        self._waiting: dict[int, dict[int, Item]] = {}
-        self._settled = -1
-        self._paths: list[tuple[int, int] | None] = [None] * PATHS_PER_PEER
-        self._gaps: deque[tuple[int, int, int]] = deque(maxlen=_GAPS_MAX)
-        self._checkpoints: deque[tuple[int, int]] = deque()
-        self.next_checkpoint_ns = 0
-        self._now_ns = 0
+        self._buckets: dict[int, _Bucket] = {}
+        self._waiting: dict[int, _Bucket] = {}
+        self._classes = classes
+        self.set_waits(hole_wait_ns, repair_wait_ns)
+
+    def set_waits(self, hole_wait_ns: int, repair_wait_ns: int) -> None:
+        """Set how long a hole may be unproven, and how long a repair takes."""
+        self.holes.hole_wait_ns, self.holes.repair_wait_ns = hole_wait_ns, repair_wait_ns
+        self.set_classes(self._classes)
+
+    def set_classes(self, classes: Sequence[ClassSpec]) -> None:
+        """Set what each class waits for; numbers without a class are treated like class 0."""
+        self._classes = classes
+        padded = [classes[n] if n < len(classes) else classes[0] for n in range(CLASSES)]
+        self._patience = [self._patience_of(spec) for spec in padded]
+
+    def _patience_of(self, spec: ClassSpec) -> tuple[bool, int]:
+        """Return whether lost counters are waited for too, and for how long at most."""
+        if spec.recovery is Recovery.NONE:
+            return False, spec.deadline_ns
+        if spec.recovery is Recovery.DUPLICATE:
+            return True, min(spec.deadline_ns, self.holes.hole_wait_ns)
+        return True, spec.deadline_ns
 
     # in turn or not ---------------------------------------------------------------------------
 
-    def in_turn(self, bucket: int, sequence: int, rows: int) -> bool:
+    def in_turn(self, bucket: int, counter: int, sequence: int, rows: int) -> bool:
         """Tell whether these datagrams may be delivered now; if so, expect their successor.
 
         Late ones (fresh, but their place was given up) are delivered at once.
         """
-        expected = self._expected[bucket]
-        if expected == sequence or expected is None:
-            self._expected[bucket] = (sequence + rows) & _MASK
-            return True
-        if (sequence - expected) & _MASK < _HALF:
+        state = self._buckets.get(bucket) or self._begin(bucket, sequence)
+        wide = state.widen(counter, sequence)
+        if wide > state.expected:
             return False
-        if 0 < (sequence + rows - expected) & _MASK < _HALF:
-            self._expected[bucket] = (sequence + rows) & _MASK
+        if wide + rows > state.expected:
+            state.expected = wide + rows
+            state.floor = max(counter, state.floor)
         return True
 
+    def _begin(self, bucket: int, sequence: int) -> _Bucket:
+        state = self._buckets[bucket] = _Bucket(self.holes.floor)
+        if self.holes.floor >= 0:
+            state.expected = state.top_sequence = sequence
+        return state
+
     def hold(self, item: Item) -> list[Item]:
-        """Let ``item`` wait; return whatever must go because the reorder window is full."""
-        if not self.held_now:
-            self._settled = max(self._settled, self._aged())
-        waiting = self._waiting.setdefault(item.bucket, {})
-        if item.bucket_sequence in waiting:
-            return [item]  # two in one place: only a hostile peer numbers so
-        waiting[item.bucket_sequence] = item
+        """Let ``item``, just found not to be in turn, wait; return whatever must go to make room."""
+        state = self._buckets[item.bucket]
+        wide = state.widen(item.counter, item.bucket_sequence)
+        heapq.heappush(state.waiting, (wide, self.held, self.holes.now_ns, item))
+        if state.waiting[0][3] is item:
+            state.blocker = -1
+        self._waiting[item.bucket] = state
         self.held_now += 1
         self.held += 1
         self._held_bytes.total += item.size_bytes
         out: list[Item] = []
         while self._held_bytes.total > self._held_bytes.limit and self.held_now:
             self.overflows += 1
-            oldest = min(self._waiting, key=lambda b: min(i.counter for i in self._waiting[b].values()))
-            out += self._skip_hole(oldest)
+            out += self._skip_hole(min(self._waiting, key=lambda b: self._waiting[b].waiting[0][3].counter))
         return out
 
     def followers(self, bucket: int) -> list[Item]:
         """Return the waiting packets of ``bucket`` whose turn has come, in order."""
-        waiting = self._waiting.get(bucket)
-        if not waiting:
+        state = self._waiting.get(bucket)
+        if state is None:
             return []
-        out = []
-        while waiting:
-            expected = self._expected[bucket]
-            item = waiting.pop(expected, None) if expected is not None else None
-            if item is None:
-                break
-            self._expected[bucket] = (item.bucket_sequence + item.rows) & _MASK
-            out.append(self._leave(item))
+        out: list[Item] = []
+        waiting = state.waiting
+        while waiting and waiting[0][0] <= state.expected:
+            wide, _, _, item = heapq.heappop(waiting)
+            state.expected = max(state.expected, wide + item.rows)
+            state.floor = max(state.floor, item.counter)
+            self.held_now -= 1
+            self._held_bytes.total -= item.size_bytes
+            out.append(item)
+        if out:
+            state.blocker = -1
         if not waiting:
             del self._waiting[bucket]
         return out
 
     # holes ------------------------------------------------------------------------------------
 
-    def note_link(self, path: int, first_sequence: int, last_sequence: int, first: int, last: int) -> None:
-        """Note datagrams ``first..last`` (counters) that came over ``path`` with these link sequences."""
-        before = self._paths[path]
-        if before is None:
-            self._paths[path] = (last_sequence, last)
-            return
-        jump = (first_sequence - before[0] - 1) & 0xFFFFFFFF
-        if jump >= 1 << 31:
-            return  # older than what this path already delivered
-        if 0 < jump < _JUMP_MAX and first > before[1] + 1:
-            gap = (before[1] + 1, first - 1, jump)
-            if not self._prove(gap):
-                self._gaps.append(gap)
-        self._paths[path] = (last_sequence, max(last, before[1]))
+    def close_holes(self, now_ns: int) -> list[Item]:
+        """Return, in order per bucket, the packets that have nothing to wait for any more.
 
-    def note_next_counter(self, path: int, sequence: int, next_counter: int) -> None:
-        """Note a sealed CONTROL datagram of ``path`` that names the sender's next DATA counter.
-
-        It lets an idle path close a hole: whatever this path carried before has arrived or is lost.
+        A bucket costs one look at the counter that blocks it, however many packets wait in it.
         """
-        counter = widen(next_counter & 0xFFFFFFFF, max(self.window.top, 0)) - 1
-        if 0 <= counter <= self.window.top:
-            self.note_link(path, sequence, sequence, counter + 1, counter)
-
-    def _prove(self, gap: tuple[int, int, int]) -> bool:
-        """Presume the unknown counters of a gap lost if no other path can still bring them."""
-        first, last, jump = gap
-        last = min(last, self.window.top)
-        if self.window.unknown_between(first, last) > jump:
-            return False
-        self.window.presume_lost(first, last)
-        return True
-
-    def checkpoint(self, now_ns: int) -> None:
-        """Remember how far counters have come; call when ``next_checkpoint_ns`` has come."""
-        marks = self._checkpoints
-        self.next_checkpoint_ns = now_ns + _CHECKPOINT_NS
-        if not marks or self.window.top != marks[-1][1]:
-            marks.append((now_ns, self.window.top))
-        limit = now_ns - self.hole_wait_ns
-        while len(marks) > 1 and marks[1][0] <= limit:
-            marks.popleft()
-        self._now_ns = now_ns
-
-    def _aged(self) -> int:
-        """Return the highest counter that was already the top ``hole_wait_ns`` ago."""
-        marks = self._checkpoints
-        if marks and marks[0][0] <= self._now_ns - self.hole_wait_ns:
-            return marks[0][1]
-        return -1
-
-    def close_holes(self) -> list[Item]:
-        """Return, in order per bucket, the packets whose hole is proven or has expired."""
-        if not self.held_now:
-            return []
-        for gap in [g for g in self._gaps if self._prove(g)]:
-            self._gaps.remove(gap)
-        proven = self.window.first_unknown(self._settled + 1) - 1
-        aged = self._aged()
-        self._settled = max(self._settled, aged, proven)
-        if aged > proven:
-            # What was given up by time may be followed by more that is known.
-            self._settled = max(self._settled, self.window.first_unknown(aged + 1) - 1)
+        self.holes.review(now_ns)
         out: list[Item] = []
-        for bucket in list(self._waiting):
-            while (item := self._first(bucket)) is not None and item.counter <= self._settled + 1:
-                if item.counter <= proven + 1:
-                    self.holes_closed += 1
-                else:
-                    self.holes_expired += 1
+        for bucket, state in list(self._waiting.items()):
+            while state.waiting and not self._is_blocked(state, now_ns):
                 out += self._skip_hole(bucket)
         return out
 
-    def _first(self, bucket: int) -> Item | None:
-        waiting = self._waiting.get(bucket)
-        if not waiting:
-            return None
-        expected = self._expected[bucket] or 0
-        return min(waiting.values(), key=lambda item: (item.bucket_sequence - expected) & _MASK)
+    def _is_blocked(self, state: _Bucket, now_ns: int) -> bool:
+        _, _, came_ns, item = state.waiting[0]
+        named_too, patience_ns = self._patience[item.flags & META_CLASS_MASK]
+        if now_ns - came_ns >= patience_ns:
+            return False
+        if state.blocker >= 0 and self.window.is_open(state.blocker, named_too=named_too):
+            return True
+        state.blocker = self.window.first_open(state.floor + 1, item.counter - 1, named_too=named_too)
+        return state.blocker >= 0
 
     def _skip_hole(self, bucket: int) -> list[Item]:
-        first = self._first(bucket)
-        if first is None:
-            return []
-        self._expected[bucket] = first.bucket_sequence
+        state = self._waiting[bucket]
+        state.expected = max(state.expected, state.waiting[0][0])
         return self.followers(bucket)
-
-    def _leave(self, item: Item) -> Item:
-        self.held_now -= 1
-        self._held_bytes.total -= item.size_bytes
-        return item
 
     def drop_all(self) -> None:
         """Forget everything that waits (the peer is gone or has begun anew)."""
-        for waiting in self._waiting.values():
-            for item in waiting.values():
-                self._leave(item)
+        for state in self._waiting.values():
+            for _, _, _, item in state.waiting:
+                self.held_now -= 1
+                self._held_bytes.total -= item.size_bytes
+            state.waiting.clear()
         self._waiting.clear()

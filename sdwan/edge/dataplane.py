@@ -21,6 +21,7 @@ from time import monotonic_ns
 import numpy as np
 
 from sdwan.core.reorder import HeldBytes
+from sdwan.core.retransmit import KeptBytes
 from sdwan.core.session import Session
 from sdwan.edge import channel, sandbox
 from sdwan.edge.board import Board
@@ -53,7 +54,7 @@ class DataPlane:
         self._tun, self._listeners, self._control, self._board = tun, listeners, control, board
         self._peers: dict[int, Peer] = {}
         self._sessions: dict[int, Session] = {}
-        self._held_bytes = HeldBytes()
+        self._held_bytes, self._kept_bytes = HeldBytes(), KeptBytes()
         self._drops = [0] * board.total["drops"].shape[1]
         self._running = True
         self._poll = select.epoll()  # now: after the sandbox closes there is no making one
@@ -142,7 +143,12 @@ class DataPlane:
             peer.next_counter,
         )
         row["held"], row["held_now"] = order.held, order.held_now
-        row["holes_closed"], row["holes_expired"] = order.holes_closed, order.holes_expired
+        row["holes_closed"], row["holes_expired"] = order.holes.proven, order.holes.expired
+        row["nacks_sent"], row["nacks_received"] = peer.nacks_sent, peer.nacks_received
+        row["late_repaired"] = peer.window.revived
+        row["resent"], row["resent_bytes"] = peer.resent, peer.resent_bytes
+        row["resend_missed"] = peer.kept.missed
+        row["kept_bytes"], row["kept_evicted"] = peer.kept.size_bytes, peer.kept.evicted
         for path, seen in enumerate(peer.arrivals):
             if seen.last_ns:
                 row = self._board.paths[peer.number * PATHS_PER_PEER + path]
@@ -204,12 +210,12 @@ class DataPlane:
     def _set_peer(self, message: channel.SetPeer) -> None:
         peer = self._peers.get(message.peer)
         if peer is None:
-            peer = self._peers[message.peer] = Peer(message.peer, self._held_bytes)
+            peer = self._peers[message.peer] = Peer(message.peer, self._held_bytes, self._kept_bytes)
         peer.datagram_bytes = message.datagram_bytes
         peer.burst_segments = message.burst_segments
         if peer.families != message.families:
             peer.set_families(message.families)
-        peer.order.hole_wait_ns = message.hole_wait_us * 1000
+        peer.set_waits(message.hole_wait_us * 1000, message.repair_wait_us * 1000)
         if peer.prefixes != message.prefixes:
             peer.prefixes = message.prefixes
             self._reroute()
@@ -218,7 +224,7 @@ class DataPlane:
         peer = self._peers.pop(message.peer, None)
         if peer is None:
             return
-        peer.order.drop_all()
+        peer.forget()
         self._delivery.forget(peer)
         for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
             del self._sessions[index]

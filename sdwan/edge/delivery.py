@@ -14,6 +14,7 @@ from sdwan.core.assemble import VNET_BYTES, VNET_PLAIN, Assembler, Frame, Run, s
 from sdwan.core.inner import complete_checksum, source_of
 from sdwan.core.reorder import Item
 from sdwan.core.routes import Routes
+from sdwan.edge.asking import ask_for_missing
 from sdwan.edge.peer import SOURCES_MAX, Peer
 from sdwan.errors import WireError
 from sdwan.io.tun import Offload
@@ -31,7 +32,7 @@ class Delivery:
         self._drop = drop
         self._assembler = Assembler()
         self._joining_peer: Peer | None = None
-        self._waiting: dict[int, Peer] = {}
+        self._unsettled: dict[int, Peer] = {}
 
     # 1. inner source --------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ class Delivery:
             self._put_in_turn(peer, run)
             return
         self._drop(DropReason.INNER_SOURCE if address else DropReason.BAD_INNER, run.rows)
-        if peer.order.in_turn(run.bucket, run.bucket_sequence, run.rows):
+        if peer.order.in_turn(run.bucket, run.counter, run.bucket_sequence, run.rows):
             self._deliver(peer, peer.order.followers(run.bucket))
 
     def _ask(self, peer: Peer, address: bytes) -> bool:
@@ -58,31 +59,37 @@ class Delivery:
 
     def _put_in_turn(self, peer: Peer, run: Run) -> None:
         order = peer.order
-        if order.in_turn(run.bucket, run.bucket_sequence, run.rows):
+        if order.in_turn(run.bucket, run.counter, run.bucket_sequence, run.rows):
             self._deliver_one(peer, run)
             if order.held_now:
                 self._deliver(peer, order.followers(run.bucket))
         else:
-            self._waiting[peer.number] = peer
+            self.look_after(peer)
             self._deliver(peer, order.hold(run.keep()))
 
     @property
     def anything_waits(self) -> bool:
-        """Tell whether some packet waits for its turn, so that ``settle`` must be called in time."""
-        return bool(self._waiting)
+        """Tell whether ``settle`` must be called in time: a packet waits, or something is missing."""
+        return bool(self._unsettled)
+
+    def look_after(self, peer: Peer) -> None:
+        """Include a peer in ``settle`` until nothing of it is missing: something of it has arrived."""
+        self._unsettled[peer.number] = peer
 
     def settle(self, now_ns: int) -> None:
-        """Deliver what waited for holes that are closed by now, and write what is still being joined."""
-        for peer in list(self._waiting.values()):
-            peer.order.checkpoint(now_ns)
-            self._deliver(peer, peer.order.close_holes())
-            if not peer.order.held_now:
-                del self._waiting[peer.number]
+        """Deliver what waits for nothing any more, ask for what is missing, write what is joined."""
+        for peer in list(self._unsettled.values()):
+            order = peer.order
+            self._deliver(peer, order.close_holes(now_ns))
+            if order.holes.asks_for_something:
+                ask_for_missing(peer, now_ns)
+            if not order.held_now and not order.holes.busy:
+                del self._unsettled[peer.number]
         self.write_joined()
 
     def forget(self, peer: Peer) -> None:
         """Expect nothing more from a peer that was removed."""
-        self._waiting.pop(peer.number, None)
+        self._unsettled.pop(peer.number, None)
 
     def _deliver(self, peer: Peer, items: Sequence[Item]) -> None:
         for item in items:

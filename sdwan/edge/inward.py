@@ -2,7 +2,10 @@
 
 Data-plane process. ``pump`` drains a wildcard socket: each coalesced burst is cut into runs of consecutive
 datagrams (sdwan.edge.burst), opened last row first into a slot, and checked for replay; what is fresh goes
-on to sdwan.edge.delivery. CONTROL goes to the control process opened, handshake datagrams as they are.
+on to sdwan.edge.delivery. CONTROL goes to the control process opened, but requests for missing datagrams,
+which sdwan.edge.resending answers; handshake datagrams go as they are.
+
+What an opened datagram says of its path, whatever it carries, is noted in sdwan.edge.witness.
 """
 
 from __future__ import annotations
@@ -20,28 +23,17 @@ from sdwan.core import wire
 from sdwan.core.assemble import SLOT_BYTES, SLOT_LEAD, VNET_BYTES, Run, Slot
 from sdwan.core.container import contents
 from sdwan.core.inner import segment_bytes
-from sdwan.core.messages import next_counter_of
+from sdwan.core.messages import Nack
 from sdwan.core.session import Session, consume
 from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, TAG_BYTES, Type, widen
-from sdwan.edge.burst import (
-    COUNTER,
-    HEAD,
-    PATH,
-    RECEIVER,
-    ROWS_MAX,
-    SEQUENCE,
-    TIME,
-    VERSION,
-    WORD,
-    Burst,
-    Head,
-    cut,
-)  # fmt: skip
+from sdwan.edge import witness
+from sdwan.edge.burst import COUNTER, HEAD, RECEIVER, ROWS_MAX, VERSION, WORD, Burst, Head, cut
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.peer import Peer
+from sdwan.edge.witness import Link
 from sdwan.errors import OpenError, WireError
 from sdwan.io.udp import ANCILLARY_BYTES, SOL_UDP
-from sdwan.model import PATHS_PER_PEER, DropReason
+from sdwan.model import DropReason
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
 
@@ -54,14 +46,7 @@ BURSTS_PER_PUMP = 16
 _SLOTS = 16
 """Runs that may be joined before they must be written."""
 _STRIDES_KEPT = 64
-_MOVED_INTERVAL_NS = 100_000_000
-_JUMP_MAX = 1 << 16
-"""Farther than this only a fresh datagram may move a path's link sequence: the field is not authenticated,
-and a recorded datagram can be sent again with any number in it."""
 _RAMP = np.arange(ROWS_MAX + 1, dtype=np.uint32)
-
-Link = tuple[int, int, int]
-"""Path, first and last link sequence of a run: the kernel's word, unauthenticated."""
 
 
 class Inward:
@@ -77,6 +62,7 @@ class Inward:
         confirmed: Callable[[Session], None],
         plain: Callable[[Burst, memoryview], None],
         opened: Callable[[Burst, Session, int, bytes], None],
+        asked: Callable[[Peer, Nack, int], None] = lambda *_: None,
     ) -> None:
         self._sessions = sessions
         self._peers = peers
@@ -85,6 +71,7 @@ class Inward:
         self._confirmed = confirmed
         self._plain = plain
         self._opened = opened
+        self._asked = asked
         self._array = np.zeros(65536 + HEADER_BYTES * 2, dtype=np.uint8)
         self._view = self._array.data
         self._into = [self._view[:65536]]
@@ -282,8 +269,11 @@ class Inward:
             return
         link = self._authentic(burst, row, row + 1, head, session)
         counter = widen(head[COUNTER], max(peer.window.top, 0))
+        if peer.window.top < 0:
+            peer.order.holes.begin(counter)
         if not peer.window.accept(counter):
             self._drop(DropReason.REPLAYED, 1)
+            witness.copy(peer, link)
             return
         self._notice_address(burst, session, link)
         self._note(peer, link, counter, 1)
@@ -305,50 +295,25 @@ class Inward:
             self._drop(DropReason.MALFORMED, 1)
             return
         self._notice_address(burst, session, link)
-        next_counter = next_counter_of(plaintext)
-        if next_counter is not None:
-            self._peers[session.peer_number].order.note_next_counter(link[0], link[2], next_counter)
-        self._opened(burst, session, link[0], plaintext)
-
-    # 4. what was opened is believed ---------------------------------------------------------------
-
-    def _authentic(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> Link | None:
-        """Count opened datagrams per path, copies included, and confirm the session."""
         peer = self._peers[session.peer_number]
-        path = head[PATH]
-        if not session.confirmed:
-            session.confirmed = True
-            self._confirmed(session)
-        if path >= PATHS_PER_PEER:
-            return None
-        last = head
-        if stop - start > 1:
-            last = HEAD.unpack_from(self._view, (stop - 1) * burst.stride)
-        seen = peer.arrivals[path]
-        seen.opened += stop - start
-        seen.opened_bytes += (stop - start - 1) * burst.stride + burst.row_bytes(stop - 1)
-        if (last[SEQUENCE] - seen.last_sequence) & 0xFFFFFFFF < _JUMP_MAX or not seen.last_ns:
-            seen.last_sequence = last[SEQUENCE]
-            seen.last_send_us = last[TIME]
-            seen.last_ns = self._now_ns
-        peer.dirty = True
-        return path, head[SEQUENCE], last[SEQUENCE]
-
-    def _notice_address(self, burst: Burst, session: Session, link: Link | None) -> None:
-        """Tell control, now and then, that *fresh* datagrams come from an address it did not name.
-
-        A recorded datagram can be sent by anyone from anywhere: it says nothing about the peer.
-        """
-        if link is None:
+        self._delivery.look_after(peer)
+        try:
+            nack = witness.control(peer, link, plaintext)
+        except WireError:
+            self._drop(DropReason.BAD_CONTROL, 1)
             return
-        seen = self._peers[session.peer_number].arrivals[link[0]]
-        if seen.endpoint != burst.source[:2] and self._now_ns - seen.moved_ns > _MOVED_INTERVAL_NS:
-            seen.moved_ns = self._now_ns
-            self._opened(burst, session, link[0], b"")
+        if nack is not None:
+            self._asked(peer, nack, self._now_ns)
+        else:
+            self._opened(burst, session, link[0], plaintext)
+
+    # 4. is it fresh -------------------------------------------------------------------------------
 
     def _accept(self, burst: Burst, session: Session, run: Run, link: Link | None) -> None:
         """Admit an opened run of segments, or those of its rows that are fresh."""
         peer = self._peers[session.peer_number]
+        if peer.window.top < 0:
+            peer.order.holes.begin(run.counter)
         if peer.window.accept(run.counter, run.rows):
             self._notice_address(burst, session, link)
             self._note(peer, link, run.counter, run.rows)
@@ -356,15 +321,27 @@ class Inward:
             return
         fresh = [row for row in range(run.rows) if peer.window.accept(run.counter + row)]
         self._drop(DropReason.REPLAYED, run.rows - len(fresh))
+        witness.copy(peer, link)
         for row in fresh:
             self._delivery.admit(peer, run.row(row))
 
+    # 5. what was opened is believed ---------------------------------------------------------------
+
+    def _authentic(self, burst: Burst, start: int, stop: int, head: Head, session: Session) -> Link | None:
+        """Note datagrams that opened, copies included; the first one confirms its session."""
+        if not session.confirmed:
+            session.confirmed = True
+            self._confirmed(session)
+        last = head if stop - start == 1 else HEAD.unpack_from(self._view, (stop - 1) * burst.stride)
+        size_bytes = (stop - start - 1) * burst.stride + burst.row_bytes(stop - 1)
+        return witness.opened(
+            self._peers[session.peer_number], head, last, stop - start, size_bytes, self._now_ns
+        )
+
+    def _notice_address(self, burst: Burst, session: Session, link: Link | None) -> None:
+        if link and witness.moved(self._peers[session.peer_number], link, burst.source, self._now_ns):
+            self._opened(burst, session, link[0], b"")
+
     def _note(self, peer: Peer, link: Link | None, counter: int, rows: int) -> None:
-        order = peer.order
-        if self._now_ns >= order.next_checkpoint_ns:
-            order.checkpoint(self._now_ns)
-        if link is not None:
-            order.note_link(*link, counter, counter + rows - 1)
-            seen = peer.arrivals[link[0]]
-            if _JUMP_MAX <= (link[2] - seen.last_sequence) & 0xFFFFFFFF < 1 << 31:
-                seen.last_sequence, seen.last_ns = link[2], self._now_ns
+        self._delivery.look_after(peer)
+        witness.fresh(peer, link, counter, rows, self._now_ns)

@@ -7,11 +7,14 @@ half touches its own fields.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from sdwan.core.classes import READY, ClassSpec
+from sdwan.core.holes import HOLE_WAIT_NS_DEFAULT, REPAIR_WAIT_NS_DEFAULT
 from sdwan.core.reorder import BUCKETS, HeldBytes, Reorder
 from sdwan.core.replay import ReplayWindow
+from sdwan.core.retransmit import Kept, KeptBytes
 from sdwan.core.session import Session
 from sdwan.edge.channel import Address
 from sdwan.model import PATHS_PER_PEER
@@ -44,10 +47,14 @@ class Peer:
 
     number: int
     held_bytes: HeldBytes
+    kept_bytes: KeptBytes = field(default_factory=KeptBytes)
     # wanted
     datagram_bytes: int = 1200
     burst_segments: int = 1
     prefixes: tuple[str, ...] = ()
+    classes: Sequence[ClassSpec] = READY
+    hole_wait_ns: int = HOLE_WAIT_NS_DEFAULT
+    repair_wait_ns: int = REPAIR_WAIT_NS_DEFAULT
     # sessions
     session: Session | None = None
     """The one that seals DATA; None until a session is active."""
@@ -67,6 +74,15 @@ class Peer:
     tx_packets: int = 0
     tx_bytes: int = 0
     tx_datagrams: int = 0
+    # recovery
+    kept: Kept = field(init=False)
+    """What was sent lately, to be sent again if the peer misses it."""
+    nacks_sent: int = 0
+    nacks_received: int = 0
+    resent: int = 0
+    resent_bytes: int = 0
+    delivered: list[int] = field(default_factory=lambda: [-1] * PATHS_PER_PEER)
+    """Highest link sequence (32 bits) the peer has reported on each path; -1: none."""
     # inward
     window: ReplayWindow = field(default_factory=ReplayWindow)
     order: Reorder = field(init=False)
@@ -79,7 +95,23 @@ class Peer:
     """Counters changed since they were written to the board."""
 
     def __post_init__(self) -> None:
-        self.order = Reorder(self.window, self.held_bytes)
+        self.kept = Kept(self.kept_bytes, self.classes)
+        self.order = self._new_order()
+
+    def _new_order(self) -> Reorder:
+        return Reorder(self.window, self.held_bytes, self.hole_wait_ns, self.repair_wait_ns, self.classes)
+
+    def set_waits(self, hole_wait_ns: int, repair_wait_ns: int) -> None:
+        """Set how long a hole may be unproven, and how long a repair takes once asked for."""
+        self.hole_wait_ns, self.repair_wait_ns = hole_wait_ns, repair_wait_ns
+        self.order.set_waits(hole_wait_ns, repair_wait_ns)
+        self.kept.pause_ns = repair_wait_ns * 3 // 4
+
+    def set_classes(self, classes: Sequence[ClassSpec]) -> None:
+        """Set what each traffic class needs."""
+        self.classes = classes
+        self.order.set_classes(classes)
+        self.kept.set_classes(classes)
 
     def advance(self, bucket: int, *, datagrams: int, packets: int, size_bytes: int) -> None:
         """Count what was staged; the bucket's sequence counts packets, the counter datagrams."""
@@ -91,12 +123,18 @@ class Peer:
         self.dirty = True
 
     def begin_anew(self, incarnation: int) -> None:
-        """Forget receive order and replay state: the peer's data plane is another process now."""
-        hole_wait_ns = self.order.hole_wait_ns
+        """Forget order, replay state and what was kept: the peer's data plane is another process now."""
         self.order.drop_all()
+        self.kept.forget_all()
         self.incarnation = incarnation
         self.window = ReplayWindow()
-        self.order = Reorder(self.window, self.held_bytes, hole_wait_ns)
+        self.order = self._new_order()
+        self.delivered = [-1] * PATHS_PER_PEER
+
+    def forget(self) -> None:
+        """Give back what waits and what is kept: the peer is removed."""
+        self.order.drop_all()
+        self.kept.forget_all()
 
     def add_sender(self, sock: socket.socket) -> None:
         """Send through this socket too (one per outer address family)."""

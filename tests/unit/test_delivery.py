@@ -8,7 +8,7 @@ from sdwan.core.assemble import VNET_BYTES, Run
 from sdwan.edge.peer import SOURCES_MAX
 from sdwan.model import DropReason
 from tests.unit.packets import A4, B4, udp
-from tests.unit.walk import HOLE_WAIT_NS, MS, Pair, Site, packets_of
+from tests.unit.walk import Pair, Site, packets_of
 
 
 def run_of(packet: bytes, counter: int, sequence: int | None = None) -> Run:
@@ -69,10 +69,7 @@ def test_a_packet_that_must_not_enter_does_not_hold_up_the_next(site):
 
 def test_a_hole_is_given_up_by_time_and_the_rest_is_written(pair, site):
     admit(site, run_of(udp(payload=b"0"), 0), run_of(udp(payload=b"2"), 2))
-    came = []
-    for _ in range(2 * HOLE_WAIT_NS // MS):
-        pair.clock.now_ns += MS
-        came += packets_of(site.settle())
+    came = pair.wait_for_holes()
     assert came == [udp(payload=b"2")]
     assert not site.delivery.anything_waits
 

@@ -68,7 +68,7 @@ def test_a_burst_may_begin_below_the_top_and_end_above_it():
     assert window.accept(11, 3)
     assert not window.accept(13, 5)
     assert window.accept(15, 3)
-    assert window.first_unknown(10) == 18
+    assert window.first_open(10, 17, named_too=False) == -1
 
 
 def test_the_top_moves_only_forward():
@@ -84,9 +84,11 @@ def test_presumed_lost_is_known_and_yet_fresh():
     window.accept(0)
     window.accept(5)
     assert window.unknown_between(1, 4) == 4
-    window.presume_lost(1, 4)
+    window.name_lost(1, 4)
     assert window.unknown_between(1, 4) == 0
-    assert window.first_unknown(0) == 6
+    assert window.first_open(0, 5, named_too=False) == -1
+    assert window.first_open(0, 5, named_too=True) == 1
+    assert window.lost_between(0, 5) == [(1, 4)]
     assert window.is_fresh(3)
     assert window.accept(3), "late, but never opened before"
     assert not window.accept(3)
@@ -95,7 +97,7 @@ def test_presumed_lost_is_known_and_yet_fresh():
 def test_presuming_does_not_unsee():
     window = ReplayWindow(SIZE)
     window.accept(0, 3)
-    window.presume_lost(0, 2)
+    window.name_lost(0, 2)
     assert not window.accept(1)
 
 
@@ -143,9 +145,19 @@ class Counters(RuleBasedStateMachine):
     @rule(a=st.integers(0, SIZE - 1), b=st.integers(0, SIZE - 1))
     def give_up(self, a, b):
         first, last = max(self.top - max(a, b), 0), max(self.top - min(a, b), 0)
-        self.window.presume_lost(first, last)
+        unknown = [c for c in range(first, last + 1) if c not in self.known]
+        named = self.window.name_lost(first, last)
+        assert [c for start, count in named for c in range(start, start + count)] == unknown
         for counter in range(first, last + 1):
             self.known.setdefault(counter, "lost")
+
+    @precondition(lambda self: self.top >= 0)
+    @rule(a=st.integers(0, SIZE - 1), b=st.integers(0, SIZE - 1))
+    def expect_no_more(self, a, b):
+        first, last = max(self.top - max(a, b), 0), max(self.top - min(a, b), 0)
+        self.window.give_up(first, last)
+        gone = [c for c in range(first, last + 1) if self.known.get(c) == "lost"]
+        self.known.update((c, "given up") for c in gone)
 
     @invariant()
     def what_is_unknown_agrees(self):
@@ -156,8 +168,15 @@ class Counters(RuleBasedStateMachine):
         assert self.window.unknown_between(oldest, top) == len(unknown)
         middle = oldest + (top - oldest) // 2
         assert self.window.unknown_between(middle, top) == sum(c >= middle for c in unknown)
-        assert self.window.first_unknown(oldest) == (unknown[0] if unknown else top + 1)
-        assert self.window.first_unknown(middle) == next((c for c in unknown if c >= middle), top + 1)
+        for start in (oldest, middle):
+            named_too = [c for c in range(start, top + 1) if self.known.get(c, "lost") == "lost"]
+            expected = next((c for c in unknown if c >= start), -1)
+            assert self.window.first_open(start, top, named_too=False) == expected
+            assert self.window.first_open(start, top, named_too=True) == (named_too[0] if named_too else -1)
+            ranges = self.window.lost_between(start, top)
+            lost = [c for first, count in ranges for c in range(first, first + count)]
+            assert lost == [c for c in named_too if c in self.known]
+        assert all(self.window.is_open(c, named_too=False) == (c in set(unknown)) for c in range(oldest, top))
 
 
 TestCounters = Counters.TestCase

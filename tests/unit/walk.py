@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from unittest import mock
 
+from sdwan.core.holes import ASKS_MAX
 from sdwan.core.reorder import HeldBytes
 from sdwan.core.session import Session
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Header, Type
@@ -30,6 +31,8 @@ from tests.unit import packets
 MS = 1_000_000
 HOLE_WAIT_NS = 30 * MS
 """How long a packet waits for one that is missing and not proven lost."""
+REPAIR_WAIT_NS = 20 * MS
+"""How long what was asked for may take to come."""
 FULL = Offload(tcp=True, udp=True, checksum=True)
 TCP_ONLY = Offload(tcp=True, udp=False, checksum=True)
 NONE = Offload(tcp=False, udp=False, checksum=False)
@@ -168,6 +171,7 @@ class Site:
     def add_peer(self, number: int, prefixes: tuple[str, ...], **wanted: int) -> Peer:
         """Make a peer known; ``wanted`` are datagram_bytes and burst_segments."""
         peer = self.peers[number] = Peer(number, self._held_bytes, prefixes=prefixes, **wanted)
+        peer.set_waits(HOLE_WAIT_NS, REPAIR_WAIT_NS)
         sender = self.senders[number] = Sender()
         peer.add_sender(sender)  # type: ignore[arg-type]
         routes = [(prefix, peer) for peer in self.peers.values() for prefix in peer.prefixes]
@@ -187,7 +191,10 @@ class Site:
 
     def send(self, *frames: bytes, number: int = 1) -> list[bytes]:
         """Let the TUN hand over these frames in one go; return the datagrams sent to the peer."""
-        with mock.patch("sdwan.edge.outward.monotonic_ns", self.clock):
+        with (
+            mock.patch("sdwan.edge.outward.monotonic_ns", self.clock),
+            mock.patch("sdwan.edge.sender.monotonic_ns", self.clock),
+        ):
             for frame in frames:
                 self.tun.put(frame)
             self.outward.pump()
@@ -252,7 +259,7 @@ class Pair:
     def wait_for_holes(self) -> list[bytes]:
         """Let time run until b waits for nothing any more; return the packets that come out."""
         frames = []
-        for _ in range(2 * HOLE_WAIT_NS // MS):
+        for _ in range((2 * HOLE_WAIT_NS + (ASKS_MAX + 1) * REPAIR_WAIT_NS) // MS):
             self.clock.now_ns += MS
             frames += self.b.settle()
         return packets_of(frames)
