@@ -50,6 +50,8 @@ class Frame:
     payload: bytes = b""
     checksum: Checksum = "full"
     ttl: int = 64
+    traffic_byte: int = 0
+    """DSCP and ECN: the TOS byte, or IPv6's traffic class."""
     fragment: int = 0
     options: bytes = b""
     link_header: bool = True
@@ -83,9 +85,13 @@ class Frame:
             ipaddress.ip_address(self.destination).packed,
         )
         if self.ipv6:
-            return struct.pack("!IHBB", 6 << 28, udp_bytes, UDP, self.ttl) + source + destination
+            return (
+                struct.pack("!IHBB", 6 << 28 | self.traffic_byte << 20, udp_bytes, UDP, self.ttl)
+                + source
+                + destination
+            )
         words = (IP4_BYTES + len(self.options)) // 4
-        fields = (0x40 | words, 0, words * 4 + udp_bytes, 1, self.fragment, self.ttl, UDP, 0)
+        fields = (0x40 | words, self.traffic_byte, words * 4 + udp_bytes, 1, self.fragment, self.ttl, UDP, 0)
         header = struct.pack("!BBHHHBBH", *fields) + source + destination + self.options
         return header[:10] + struct.pack("!H", ~ones_sum(header) & 0xFFFF) + header[12:]
 
@@ -97,11 +103,14 @@ def unpack(data: bytes, *, link_header: bool = True) -> Frame:
     if ip[0] >> 4 == 6:
         source, destination = ipaddress.ip_address(ip[8:24]), ipaddress.ip_address(ip[24:40])
         ttl, udp = ip[7], ip[IP6_BYTES:]
+        traffic_byte = struct.unpack_from("!H", ip)[0] >> 4 & 0xFF
     else:
         source, destination = ipaddress.ip_address(ip[12:16]), ipaddress.ip_address(ip[16:20])
-        ttl, udp = ip[8], ip[(ip[0] & 15) * 4 :]
+        ttl, udp, traffic_byte = ip[8], ip[(ip[0] & 15) * 4 :], ip[1]
     ports = struct.unpack_from("!HH", udp)
-    return Frame(str(source), str(destination), *ports, payload=udp[UDP_BYTES:], ttl=ttl)
+    return Frame(
+        str(source), str(destination), *ports, payload=udp[UDP_BYTES:], ttl=ttl, traffic_byte=traffic_byte
+    )
 
 
 def sums_are_right(data: bytes, checksum: Checksum = "full") -> bool:

@@ -132,12 +132,14 @@ class Kernel:
         segment_bytes: int = 0,
         checksum: str | None = "full",
         destination: str | None = None,
+        traffic_byte: int = 0,
     ) -> Sent:
         """Send a datagram, or a burst of segments of ``segment_bytes``, into the entry device."""
         frame = Frame(
             source="fd5d:8a3e:77c1:1::1" if ipv6 else "198.19.0.1",
             destination=destination or virtual_address(peer, ipv6),
             payload=payload,
+            traffic_byte=traffic_byte,
             checksum="pseudo" if segment_bytes and checksum else checksum,  # type: ignore[arg-type]
         )
         context = {"mark": mark}

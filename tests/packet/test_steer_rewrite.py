@@ -46,6 +46,18 @@ def test_a_datagram_leaves_with_the_ends_of_its_path_and_right_sums(one_path, ip
 
 
 @families
+@pytest.mark.parametrize("segment_bytes", [0, 84], ids=["datagram", "burst"])
+@pytest.mark.parametrize("traffic_byte", [0x00, 0xB8, 0xBB, 0x03, 0xFF])
+def test_dscp_and_ecn_of_the_outer_header_stay_as_the_socket_set_them(
+    one_path, ipv6, segment_bytes, traffic_byte
+):
+    payload = datagram() * (3 if segment_bytes else 1)
+    sent = one_path.steer(payload, ipv6=ipv6, segment_bytes=segment_bytes, traffic_byte=traffic_byte)
+    assert (sent.verdict, sent.frame.traffic_byte) == (REDIRECT, traffic_byte)
+    assert sums_are_right(sent.data, "pseudo" if segment_bytes else "full")
+
+
+@families
 def test_only_the_kernels_bytes_change(one_path, ipv6):
     before = datagram(Type.SUPER, flags=0x20, receiver=0xAABBCCDD, counter=77)
     after = one_path.steer(before, ipv6=ipv6).frame.payload
