@@ -1,4 +1,4 @@
-"""The `sdwan` command: keys, the edge, the lab.
+"""The `sdwan` command: keys, the edge, its policy, the lab.
 
 Only names and one line of each command stand here; the commands live in modules of their own and are
 imported when called.
@@ -20,6 +20,7 @@ COMMANDS = {
     "pubkey": ("sdwan.cli.keys:pubkey", "Print the public key of a private key."),
     "genpsk": ("sdwan.cli.keys:genpsk", "Make a key two sites share."),
     "edge": ("sdwan.cli.edge:edge", "Run a site, look at it, check its configuration."),
+    "policy": ("sdwan.cli.policy:policy", "Check classes and rules, ask which class a packet gets."),
     "lab": ("sdwan.cli.lab:lab", "Build networks to try it in, and run scenarios."),
     "version": ("sdwan.cli.main:version", "Print versions."),
 }

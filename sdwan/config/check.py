@@ -1,18 +1,19 @@
 """What one key alone cannot tell: duplicates, overlaps, dangling names, limits; and warnings.
 
 In comes a ``SiteConfig`` whose keys are each right, out come ``Problem``s: ``errors()`` refuse the file,
-``warnings()`` are what an operator probably did not mean. Pure: no file is opened here (the key files are
-read, and their modes refused, by ``sdwan.io.keyfile``). Called by ``load``, which adds line numbers.
+``warnings()`` are what an operator probably did not mean. Classes and rules are looked at in
+``check_policy``. Pure: no file is opened here (the key files are read, and their modes refused, by
+``sdwan.io.keyfile``). Called by ``load``, which adds line numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import chain
 
-from sdwan.config.document import Location
+from sdwan.config import check_policy
+from sdwan.config.document import Location, Problem
 from sdwan.config.schema import PeerConfig, Prefix, SiteConfig
 from sdwan.model import PATHS_PER_PEER
 
@@ -25,15 +26,6 @@ VIRTUAL_PREFIXES = (ip_network("198.18.0.0/15"), ip_network("fd5d:8a3e:77c1::/48
 """Virtual addresses of the peers and of the entry device they route into (bpf/abi.h)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong, and where in the document."""
-
-    location: Location
-    why: str
-    right: str
-
-
 def errors(config: SiteConfig) -> Iterator[Problem]:
     """Yield everything that makes the configuration impossible to run."""
     yield from _duplicate_names(config)
@@ -42,6 +34,7 @@ def errors(config: SiteConfig) -> Iterator[Problem]:
     yield from _prefixes(config)
     yield from _reserved(config)
     yield from _key_files(config)
+    yield from check_policy.errors(config)
 
 
 def warnings(config: SiteConfig) -> Iterator[Problem]:
@@ -56,6 +49,7 @@ def warnings(config: SiteConfig) -> Iterator[Problem]:
     yield from _nested_prefixes(config)
     yield from _swallowed_endpoints(config)
     yield from _own_subnet(config)
+    yield from check_policy.warnings(config)
 
 
 def _twice(items: Iterable[tuple[Location, Hashable]], what: str, right: str) -> Iterator[Problem]:

@@ -1,8 +1,9 @@
 """What changed between two configurations, and whether a reload can apply it.
 
 Pure. Called by edge control at a reload, after the new file passed every check, and written to the log.
-Links and peers are matched by name, so one more peer is one change, not a shift of all that follow. Whether a
-change is live stands with each key in ``schema``: one that is not keeps its old value until a restart.
+Links, peers and classes are matched by name, so one more peer is one change, not a shift of all that follow.
+Whether a change is live stands with each key in ``schema``: one that is not keeps its old value until a
+restart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdwan.config.schema import Section, SiteConfig, facts_of, keys_of
-from sdwan.config.values import write_duration, write_rate
+from sdwan.config.values import write_duration, write_rate, write_share, write_size
 from sdwan.model import SteerMode
 
 
@@ -47,7 +48,11 @@ def _sections(old: Section, new: Section, prefix: str) -> list[Change]:
         if isinstance(before, Section) and isinstance(after, Section):
             changes += _sections(before, after, f"{where}.")
         elif _are_named(before) and _are_named(after):
-            changes += _lists(before, after, where, live)
+            changes += _named({i.name: i for i in before}, {i.name: i for i in after}, where, live)
+        elif attribute == "classes" and isinstance(old, SiteConfig):
+            changes += _named(before, after, where, live)
+        elif attribute == "rules":
+            changes += _rules(before, after, where, live)
         else:
             changes.append(Change(where, write(before, attribute), write(after, attribute), live))
     return changes
@@ -59,8 +64,18 @@ def _are_named(value: Any) -> bool:
     )
 
 
-def _lists(old: tuple[Any, ...], new: tuple[Any, ...], where: str, live: bool) -> list[Change]:
-    before, after = {item.name: item for item in old}, {item.name: item for item in new}
+def _rules(old: tuple[Any, ...], new: tuple[Any, ...], where: str, live: bool) -> list[Change]:
+    """Rules have places, not names; when their number changes, nobody knows which is which."""
+    if len(old) != len(new):
+        return [Change(where, f"{len(old)} rules", f"{len(new)} rules", live)]
+    return [
+        Change(f"{where}[{place}]", write(before), write(after), live)
+        for place, (before, after) in enumerate(zip(old, new, strict=True))
+        if before != after
+    ]
+
+
+def _named(before: dict[str, Any], after: dict[str, Any], where: str, live: bool) -> list[Change]:
     changes = []
     for name in [*before, *(name for name in after if name not in before)]:
         here = f"{where}[{name}]"
@@ -90,6 +105,10 @@ def write(value: Any, attribute: str = "") -> str:
             return write_duration(value)
         case int() if attribute.endswith("_bps"):
             return write_rate(value)
+        case int() if attribute.endswith("_ppm"):
+            return write_share(value)
+        case int() if attribute == "quota_bytes":
+            return write_size(value)
         case bytes():
             return base64.b64encode(value).decode()
         case (str(host), int(port)):

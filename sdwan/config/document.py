@@ -47,6 +47,15 @@ class Document:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong, and where in the document."""
+
+    location: Location
+    why: str
+    right: str
+
+
 def dotted(location: Location) -> str:
     """Write a location as an operator would: ``links[1].rate.up``."""
     text = ""

@@ -18,8 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdwan.config import check
-from sdwan.config.check import Problem
-from sdwan.config.document import TEXT_BYTES_MAX, Document, Location, dotted, parse
+from sdwan.config.document import TEXT_BYTES_MAX, Document, Location, Problem, dotted, parse
 from sdwan.config.schema import KeyFacts, Section, SiteConfig, SiteIdentity, facts_of, keys_of, section_of
 from sdwan.config.values import Wrong, show
 from sdwan.errors import ConfigError
@@ -178,11 +177,14 @@ def _declared(location: Location) -> tuple[type[Section] | None, KeyFacts | None
     """Find the section a location leads into (or stands in), and the facts of the last key on the way."""
     section: type[Section] | None = SiteConfig
     facts: KeyFacts | None = None
+    is_name = False
     for step in location:
-        field = keys_of(section).get(step) if section and isinstance(step, str) else None
+        field = keys_of(section).get(step) if section and isinstance(step, str) and not is_name else None
+        is_name = False
         if field is not None:
             facts = facts_of(field)
             section = section_of(field.annotation) or section
+            is_name = facts.kind.startswith("map")  # the next step is a name in it, not a key of a section
     return section, facts
 
 

@@ -7,75 +7,57 @@ where it differs from the attribute: the file says ``report_interval: 25ms``, th
 
     SiteConfig.model_validate({"site": "berlin", "private_key": "site.key", ...})
 
-Each field carries its description, its kind and whether a reload can apply it; the reference page, the
-error texts and ``diff`` are made from that, so this file is the only place where a key is declared.
-Rules that span several keys stand in ``check``.
+What a section and a key are stands in ``section``, classes and rules in ``policy``. Each field carries its
+description, its kind and whether a reload can apply it; the reference page, the error texts and ``diff`` are
+made from that, so a key is declared once and nowhere else. Rules that span several keys stand in ``check``.
 """
 
 from __future__ import annotations
 
 import base64
 import logging
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
-from sdwan.config import values
+from sdwan.config.policy import RULES_MAX, ClassConfig, RuleConfig
+from sdwan.config.section import (
+    MILLISECOND_NS,
+    SECOND_NS,
+    Directory,
+    DurationNs,
+    FilePath,
+    InnerInterface,
+    Interface,
+    IpAddress,
+    KeyFacts,
+    Mode,
+    Name,
+    Prefix,
+    PublicKey,
+    RateBps,
+    Section,
+    SizeBytes,
+    SocketAddress,
+    TunMtu,
+    facts_of,
+    key,
+    keys_of,
+    section_of,
+)
 from sdwan.model import CLASSES, DEFAULT_PORT, PEERS_MAX_DEFAULT, SteerMode
+
+__all__ = [
+    "BpfConfig", "ClassConfig", "ControlConfig", "EndpointConfig", "KeyFacts", "LinkConfig", "LinkRateConfig",
+    "LogConfig", "MetricsConfig", "PeerConfig", "Prefix", "ProbeConfig", "RuleConfig", "Section",
+    "SiteConfig", "SiteIdentity", "SteeringConfig", "TunConfig", "facts_of", "keys_of", "section_of",
+]  # fmt: skip
 
 # Implementation constants --------------------------------------------------------------------------
 
 PEERS_MAX_LIMIT = 1024
 """Largest ``bpf.peers_max``: a few epochs of each still fit SDWAN_RECEIVERS_MAX (bpf/abi.h)."""
-
-MILLISECOND_NS = 10**6
-SECOND_NS = 10**9
-
-Name = Annotated[str, BeforeValidator(values.parse_name)]
-Interface = Annotated[str, BeforeValidator(values.parse_interface)]
-RateBps = Annotated[int, BeforeValidator(values.parse_rate)]
-DurationNs = Annotated[int, BeforeValidator(values.parse_duration)]
-IpAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(values.parse_address)]
-InnerInterface = Annotated[IPv4Interface | IPv6Interface, BeforeValidator(values.parse_inner_interface)]
-Prefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(values.parse_prefix)]
-SocketAddress = Annotated[values.SocketAddress, BeforeValidator(values.parse_socket_address)]
-PublicKey = Annotated[bytes, BeforeValidator(values.parse_public_key)]
-FilePath = Annotated[Path, BeforeValidator(values.parse_path)]
-Directory = Annotated[Path, BeforeValidator(values.parse_directory)]
-Mode = Annotated[SteerMode, BeforeValidator(values.parse_mode)]
-TunMtu = Annotated[int | None, BeforeValidator(values.parse_mtu)]
-
-
-def key(
-    default: Any, kind: str, description: str, *, live: bool = True, shown: str = "", **rules: Any
-) -> Any:
-    """Declare one key of the file.
-
-    ``kind`` is its type in the operator's words, ``live`` tells that a reload applies a change, ``shown`` is
-    the default as the file would write it; ``rules`` go to pydantic (alias, ge, le, max_length, ...).
-    """
-    extra: dict[str, Any] = {"kind": kind, "live": live, "shown": shown}
-    return Field(default, description=description, json_schema_extra=extra, **rules)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
-    """What a key says about itself: for error texts, the reference page and ``diff``."""
-
-    kind: str
-    live: bool
-    shown: str
-    description: str
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, strict, no unknown key, inputs never repeated by pydantic."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class TunConfig(Section):
@@ -127,6 +109,16 @@ class LinkConfig(Section):
     )  # fmt: skip
     metered: bool = key(
         False, "true or false", "Each byte costs: probe rarely while the link is idle.", shown="false"
+    )
+    quota_bytes: SizeBytes | None = key(
+        None, "size", "What the link may carry in a month, both directions together; then it is used only "
+        "when no other link is usable.", alias="quota",
+    )  # fmt: skip
+    quota_day: int = key(
+        1, "number 1..28", "Day of the month on which the quota starts anew.", ge=1, le=28, shown="1"
+    )
+    only_when_needed: bool = key(
+        False, "true or false", "A backup: carry data only while no other link is usable.", shown="false"
     )
     probe: ProbeConfig | None = key(None, "section", "Additional measurement of the link.")
 
@@ -308,6 +300,15 @@ class SiteConfig(SiteIdentity):
         (), "list", "Other sites.", strict=False, max_length=PEERS_MAX_LIMIT - 1, shown="none"
     )
     steering: SteeringConfig = key(SteeringConfig(), "section", "How the path of a datagram is chosen.")
+    classes: dict[Name, ClassConfig] = key(
+        {}, "map: name to section", "Traffic classes. `bulk`, `interactive`, `video` and `voice` exist "
+        "without being written and can be changed here; at most eight. Write the same at both ends.",
+        shown="the ready four",
+    )  # fmt: skip
+    rules: tuple[RuleConfig, ...] = key(
+        (), f"list, at most {RULES_MAX}", "Which packets belong to which class: the first match wins; what "
+        "no rule names is `bulk`.", strict=False, max_length=RULES_MAX, shown="the ready rules",
+    )  # fmt: skip
     control: ControlConfig = key(ControlConfig(), "section", "Rhythm of the control loop.")
     metrics: MetricsConfig | None = key(None, "section", "Export metrics.", live=False, shown="not exported")
     log: LogConfig = key(LogConfig(), "section", "Logging.")
@@ -319,22 +320,3 @@ class SiteConfig(SiteIdentity):
             if link.name == name:
                 return link
         raise KeyError(name)
-
-
-def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
-    """Return the fields of a section under the names the file uses."""
-    return {field.alias or name: field for name, field in section.model_fields.items()}
-
-
-def section_of(annotation: Any) -> type[Section] | None:
-    """Return the section inside a field's type (``X``, ``X | None``, ``tuple[X, ...]``), or None."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := section_of(part))), None)
-
-
-def facts_of(field: FieldInfo) -> KeyFacts:
-    """Return what ``key()`` was told about a field."""
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict)  # every field of this file is declared with key()
-    return KeyFacts(str(extra["kind"]), bool(extra["live"]), str(extra["shown"]), field.description or "")

@@ -42,6 +42,9 @@ _RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _RATE_MAX_BPS = 400 * 10**9
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(us|ms|s|min)")
 _DURATION_UNITS_NS = {"us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(b|kb|mb|gb|tb)")
+_SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*(%)")
 
 SocketAddress = tuple[str, int]
 """Textual IP address in its canonical form, and port."""
@@ -107,6 +110,22 @@ def parse_rate(value: Any) -> int:
 def parse_duration(value: Any) -> int:
     """Parse ``25ms`` into nanoseconds; units us, ms, s, min."""
     return _parse_quantity(value, _DURATION, _DURATION_UNITS_NS, "such as 25ms (units: us, ms, s, min)")
+
+
+def parse_size(value: Any) -> int:
+    """Parse ``20GB`` into bytes; units B, kB, MB, GB, TB (powers of ten), in any case."""
+    size_bytes = _parse_quantity(value, _SIZE, _SIZE_UNITS, "such as 20GB (units: B, kB, MB, GB, TB)")
+    if not size_bytes:
+        raise Wrong(f"{show(value)} is out of range", "more than nothing")
+    return size_bytes
+
+
+def parse_share(value: Any) -> int:
+    """Parse ``0.5%`` into parts per million."""
+    share_ppm = _parse_quantity(value, _SHARE, {"%": 10**4}, "a share such as 0.5%")
+    if share_ppm > 10**6:
+        raise Wrong(f"{show(value)} is out of range", "between 0% and 100%")
+    return share_ppm
 
 
 def parse_address(value: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -238,8 +257,23 @@ def write_duration(duration_ns: int) -> str:
 
 
 def _write_quantity(value: int, units: dict[str, int]) -> str:
+    return "".join(map(str, _whole_units(value, units)))
+
+
+def write_size(size_bytes: int) -> str:
+    """Write a size so that ``parse_size`` reads the same back."""
+    amount, unit = _whole_units(size_bytes, _SIZE_UNITS)
+    return f"{amount}{unit.replace('b', 'B') if unit == 'kb' else unit.upper()}"
+
+
+def write_share(share_ppm: int) -> str:
+    """Write a share so that ``parse_share`` reads the same back."""
+    return f"{Decimal(share_ppm) / 10**4:f}%"
+
+
+def _whole_units(value: int, units: dict[str, int]) -> tuple[int, str]:
     unit, factor = next(
         ((unit, factor) for unit, factor in reversed(units.items()) if value % factor == 0 and value),
         next(iter(units.items())),
     )
-    return f"{value // factor}{unit}"
+    return value // factor, unit

@@ -55,7 +55,7 @@ class Flow:
     destination: IPv4Address | IPv6Address
     protocol: int
     source_port: int | None = None
-    """None: the protocol has no ports, or the packet is a fragment."""
+    """None = unknown: the protocol has no ports, or the packet is a fragment."""
     destination_port: int | None = None
     dscp: int = 0
 
@@ -136,7 +136,7 @@ class Rule:
         reasons = [next(_refusals(reading, flow), "") for reading in self.readings()]
         if "" in reasons:
             return ""
-        return reasons[0] if len(reasons) == 1 else f"{reasons[0]}; as an answer: {reasons[1]}"
+        return "; as an answer: ".join(dict.fromkeys(reasons))
 
     def to_plain(self) -> dict[str, Any]:
         """Return what JSON can hold; conditions that are none are left out."""
@@ -190,7 +190,7 @@ def _refusals(rule: Rule, flow: Flow) -> Iterator[str]:
         if ranges and not any(
             first <= port <= last for port in found if port is not None for first, last in ranges
         ):
-            met = " and ".join(str(port) for port in found if port is not None) or "none (no ports known)"
+            met = " and ".join(str(port) for port in found if port is not None) or "unknown"
             yield f"{name} {met} is not {_either(map(_range, ranges))}"
     ends = (flow.source, flow.destination)
     for name, networks, addresses in (

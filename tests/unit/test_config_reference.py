@@ -10,6 +10,9 @@ import yaml
 from sdwan.config.reference import reference
 from sdwan.config.schema import KeyFacts, Section, SiteConfig, facts_of, keys_of, section_of
 
+NOT_WRITTEN = ("none", "wait", "every link", "the ready four", "the ready rules")
+"""Defaults that cannot be written as values."""
+
 PAGE = Path(__file__).parents[2] / "docs/operate/configuration.md"
 
 
@@ -45,14 +48,14 @@ def test_defaults_shown_are_the_defaults_used() -> None:
         values = {}
         for name, field in keys_of(section).items():
             text = facts_of(field).shown
-            if text and section_of(field.annotation) is None and text not in ("none", "wait", "every link"):
+            if text and section_of(field.annotation) is None and text not in NOT_WRITTEN:
                 values[name] = yaml.safe_load(text)
         return values
 
     written: dict[str, object] = {**required, **shown(SiteConfig)}
     for name, field in keys_of(SiteConfig).items():
         inner = section_of(field.annotation)
-        if inner is not None and name not in ("links", "peers", "metrics"):
+        if inner is not None and name not in ("links", "peers", "metrics", "classes", "rules"):
             written[name] = {**shown(inner), **(required["tun"] if name == "tun" else {})}  # type: ignore[dict-item]
     written["links"] = [{**link, **shown(section_of(keys_of(SiteConfig)["links"].annotation) or Section)}]
     assert SiteConfig.model_validate(written) == plain
