@@ -265,6 +265,17 @@ class SiteIdentity(Section):
         live=False, shown="/run/sdwan",
     )  # fmt: skip
 
+    state_dir: Directory = key(
+        Path("/var/lib/sdwan"), "directory",
+        "Directory of what is remembered over restarts: measured rates, used quotas.",
+        live=False, shown="/var/lib/sdwan",
+    )  # fmt: skip
+
+    @property
+    def memory_file(self) -> Path:
+        """Where measured rates and used quotas are remembered."""
+        return self.state_dir / f"{self.site}.memory.json"
+
     @property
     def status_socket(self) -> Path:
         """Unix socket on which the running edge tells its status."""
