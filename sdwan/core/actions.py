@@ -52,9 +52,25 @@ class SetPathMtu:
 
 @dataclass(frozen=True, slots=True)
 class SetShares:
-    """Put this decision into force for all traffic classes."""
+    """Put these decisions into force, one for each traffic class."""
 
-    decision: Decision
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetBusy:
+    """Correct the kernel's virtual queue of ``path``: it will have sent all it was given at ``until_ns``."""
+
+    path: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Send again, elsewhere, what left on ``path`` after link sequence ``sequence``: the path is suspect."""
+
+    path: int
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,7 @@ class SetShape:
     datagram_bytes: int
     burst_segments: int
     hole_wait_us: int
+    repair_wait_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,6 @@ class Event:
 
 
 Action = (
-    SendControl | SendProbe | MovePath | SetPathMtu | SetShares | SetShape | Event
+    SendControl | SendProbe | MovePath | SetPathMtu | SetShares | SetBusy | Resend | SetShape | Event
     | epochs.Initiate | epochs.Install | epochs.Retire | epochs.Forget
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """One path of one peer: where it leads, and everything that is measured of it.
 
-Pure. A ``Path`` owns its parts (``liveness``, ``prober``, ``mtu``, ``rate``, ``sent``) and passes each
+Pure. A ``Path`` owns its parts (``liveness``, ``prober``, ``mtu``, ``estimator``, ``sent``) and passes each
 event to those it concerns; what they ask for comes out as actions. ``sdwan.core.tunnel`` owns the paths of
 a peer.
 
@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdwan.core.actions import Action, Event, SendControl, SendProbe
-from sdwan.core.capacity import PathRate
+from sdwan.core.actions import Action, Event, Resend, SendControl, SendProbe
+from sdwan.core.capacity import Estimator
+from sdwan.core.counts import Counts
 from sdwan.core.liveness import Liveness
 from sdwan.core.messages import Keepalive, MtuProbe, PathReport, encode
 from sdwan.core.mtu import MtuSearch
 from sdwan.core.probe import Entropy, Prober
 from sdwan.core.roaming import Whereabouts
 from sdwan.core.schedule import PathView
-from sdwan.core.sent import SentLog
+from sdwan.core.sent import Point, SentLog
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, widen
 from sdwan.model import PathState
 
@@ -55,6 +56,10 @@ class Place:
     weight: float = 1.0
     rate_up_bps: int | None = None
     rate_down_bps: int | None = None
+    is_backup: bool = False
+    """Only when no other link is usable."""
+    quota_left_bytes: int | None = None
+    """Of the month; None = no quota."""
 
     @property
     def ipv6(self) -> bool:
@@ -75,7 +80,17 @@ class Pace:
 class Path:
     """One path: its place and its measurements."""
 
-    def __init__(self, number: int, place: Place, *, pace: Pace, entropy: Entropy, now_ns: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        place: Place,
+        *,
+        pace: Pace,
+        entropy: Entropy,
+        now_ns: int,
+        remembered_bps: int | None = None,
+    ) -> None:
+        """Begin; ``remembered_bps`` is what the path was found to carry before the last restart."""
         self.number = number
         self.place = place
         self.pace = pace
@@ -83,7 +98,8 @@ class Path:
         self.liveness = Liveness(link_up=place.link_up, now_ns=now_ns)
         self.prober = Prober(entropy=entropy, now_ns=now_ns)
         self.mtu = MtuSearch(ipv6=place.ipv6, link_mtu=place.link_mtu, now_ns=now_ns)
-        self.rate = PathRate(ipv6=place.ipv6, configured_bps=place.rate_up_bps)
+        self.estimator = Estimator(start_bps=remembered_bps or place.rate_up_bps, cap_bps=place.rate_up_bps)
+        self.counts = Counts(ipv6=place.ipv6)
         self.peer_weight_ppm = PPM
         self.peer_rate_bps = 0
         """What the peer can receive here, as its Hello says; 0 = unknown."""
@@ -91,6 +107,10 @@ class Path:
         """Of the outward direction, as the peer measures it."""
         self._keepalive_ns = now_ns
         """When something was last sealed for this path alone."""
+        self._point: Point | None = None
+        """The datagram the newest report names, if that is news."""
+        self._reported = -1
+        """The highest link sequence a report named (64 bits)."""
         self._unanswered: tuple[int, int] | None = None
         """A keepalive no report has named yet: its time, and the path's next link sequence before it."""
 
@@ -110,15 +130,23 @@ class Path:
 
     def view(self) -> PathView:
         """Return what the schedule needs."""
+        base_ns = self.estimator.base_delay_ns
         return PathView(
             path=self.number,
             state=self.state,
             link_up=self.place.link_up,
             preference=self.place.weight * self.peer_weight_ppm / PPM,
-            capacity_bps=self.rate.capacity_bps,
-            delivered_bps=self.rate.delivered_bps,
-            loss_ppm=self.rate.loss_ppm or 0,
-            delay_us=self.rate.floor.us,
+            capacity_bps=self.estimator.capacity_bps,
+            delivered_bps=self.estimator.delivered_bps,
+            loss_ppm=self.estimator.loss_ppm,
+            delay_us=None if base_ns is None else base_ns // 1000,
+            link=self.place.link,
+            metered=self.place.metered,
+            is_backup=self.place.is_backup,
+            rtt_ns=self.rtt_ns,
+            jitter_ns=self.jitter_ns,
+            quota_left_bytes=self.place.quota_left_bytes,
+            queue_target_ns=self.estimator.queue_target_ns,
         )
 
     # What happened --------------------------------------------------------------------------------
@@ -132,7 +160,8 @@ class Path:
             self.liveness.on_moved(mark=self.sent.next_sequence, now_ns=now_ns)
             self.prober.restart(now_ns=now_ns)
             self.mtu.on_moved(now_ns=now_ns)
-            self.rate = PathRate(ipv6=place.ipv6)
+            self.estimator.on_moved()
+            self.counts = Counts(ipv6=place.ipv6)
         if not place.link_up:
             self.sent.forget()
         self.liveness.on_link(place.link_up, mark=self.sent.next_sequence, now_ns=now_ns)
@@ -147,19 +176,27 @@ class Path:
     def on_named(self, row: PathReport) -> bool:
         """Take what a report names on this path; tell whether something sent on it is overdue."""
         sequence = widen(row.last_sequence, self.sent.next_sequence)
-        self.sent.on_reported(sequence)
+        self._point = self.sent.on_reported(sequence)
+        self._reported = max(self._reported, sequence)
         if self._unanswered and sequence >= self._unanswered[1]:
             self._unanswered = None
         self.jitter_ns = row.jitter_us * 1000
         return self.liveness.is_overdue(self.sent, age_ns=row.age_us * 1000, jitter_ns=self._jitter_ns())
 
     def on_report(self, row: PathReport, *, is_suspect: bool, now_ns: int) -> bool:
-        """Take the rest of a report's row; tell whether it completed a rate window."""
+        """Take the rest of a report's row; tell whether it taught something about the path's capacity."""
         mark = self.sent.next_sequence
         if is_suspect:
             self.liveness.on_overdue(mark=mark, now_ns=now_ns)
         self.liveness.on_named(widen(row.last_sequence, mark), mark=mark, now_ns=now_ns)
-        return self.rate.on_report(row, now_ns=now_ns)
+        if self._point is None:
+            return False
+        sample = self.counts.sample(row, self._point, total_bytes=self.sent.total_bytes, now_ns=now_ns)
+        if sample is None:
+            self.estimator.on_pause(now_ns)
+            return False
+        self.estimator.on_sample(sample)
+        return True
 
     # Timers ---------------------------------------------------------------------------------------
 
@@ -206,13 +243,16 @@ class Path:
         if self.state is before:
             return []
         self.prober.hasten(now_ns=now_ns, interval_ns=0)
+        actions: list[Action] = []
+        if before is PathState.UP:
+            actions.append(Resend(self.number, self._reported))
         if self.state is PathState.DEGRADED:
             self.mtu.on_suspicion(now_ns=now_ns)
         if self.state is not PathState.UP:
             self._keepalive_ns = 0
         fields: dict[str, object] = {"path": self.number, "link": self.place.link}
         fields |= {"before": before.value, "state": self.state.value, "reason": self.liveness.reason}
-        return [Event("path_state", fields, is_warning=self.state is PathState.DOWN)]
+        return [*actions, Event("path_state", fields, is_warning=self.state is PathState.DOWN)]
 
     # How ------------------------------------------------------------------------------------------
 
@@ -252,4 +292,4 @@ class Path:
 
     def _configure_rate(self) -> None:
         named = [rate for rate in (self.place.rate_up_bps, self.peer_rate_bps) if rate]
-        self.rate.configure(min(named, default=None))
+        self.estimator.configure(min(named, default=None))

@@ -45,6 +45,8 @@ LOSS_RUINOUS_PPM = 200_000
 QUALITY_LEAST = 0.1
 CHANGE = 0.05
 """Relative change of a share or a rate that is worth a write."""
+RATE_CHANGE = 0.01
+"""... and of a rate the kernel paces by: the estimator's smallest steps are 3 %."""
 DELAY_US = 1000
 """Change of a delay that is."""
 BURST_CHANGE = 0.2
@@ -159,7 +161,7 @@ def is_worth_writing(old: Decision | None, new: Decision) -> bool:
         return True
     return (
         _differ(old.shares, new.shares, CHANGE)
-        or _differ(old.ns_per_kib, new.ns_per_kib, CHANGE)
+        or _differ(old.ns_per_kib, new.ns_per_kib, RATE_CHANGE)
         or old.mode is not new.mode
         or _differ(old.bound_us, new.bound_us, CHANGE)
         or any(abs(a - b) > DELAY_US for a, b in zip(old.delay_us, new.delay_us, strict=True))

@@ -7,16 +7,23 @@ told before.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sdwan.core.actions import Action, SetPathMtu, SetShape, SetShares
+from sdwan.core.classes import ClassSpec
 from sdwan.core.mtu import BASE_BYTES
 from sdwan.core.path import OUTER_HEADERS_BYTES, Path
-from sdwan.core.schedule import Decision, decide, is_other_burst, is_worth_writing
+from sdwan.core.schedule import Decision, PathView, decide_all, is_other_burst, is_worth_writing
+from sdwan.core.sla import SlaWatch
 from sdwan.core.wire import sealed_overhead_bytes
 from sdwan.model import PathState
 
 # Implementation constants ------------------------------------------------------------------------
+
+REPAIR_UNKNOWN_US = 150_000
+REPAIR_SLACK_US = 15_000
+"""Two busy processes and a queue of 4 ms at each end."""
+REPAIR_CHANGE = 0.25
 
 INNER_MTU_LEAST = 1280
 """An interface with less loses IPv6 (RFC 8200 section 5)."""
@@ -26,7 +33,8 @@ class Shape:
     """What was told last."""
 
     def __init__(self) -> None:
-        self.decision: Decision | None = None
+        self.decisions: tuple[Decision, ...] = ()
+        """One for each traffic class; none before the first."""
         self._told: SetShape | None = None
         self._mtus: dict[int, int] = {}
 
@@ -38,7 +46,15 @@ class Shape:
         """Repeat everything the data plane should know: it is another process now."""
         self._told = None
 
-    def update(self, paths: Collection[Path], *, hole_wait_us: int) -> list[Action]:
+    def update(
+        self,
+        paths: Collection[Path],
+        views: Sequence[PathView],
+        specs: Sequence[ClassSpec],
+        sla: SlaWatch,
+        *,
+        hole_wait_us: int,
+    ) -> list[Action]:
         """Return what is to be told now."""
         actions: list[Action] = []
         for path in paths:
@@ -46,11 +62,12 @@ class Shape:
             if self._mtus.get(path.number) != mtu_bytes:
                 self._mtus[path.number] = mtu_bytes
                 actions.append(SetPathMtu(path.number, mtu_bytes))
-        decision = decide([path.view() for path in paths])
-        if is_worth_writing(self.decision, decision):
-            self.decision = decision
-            actions.append(SetShares(decision))
-        shape = SetShape(_datagram_bytes(paths), decision.burst_segments, hole_wait_us)
+        decisions = decide_all(views, specs, sla)
+        if not self.decisions or any(map(is_worth_writing, self.decisions, decisions)):
+            self.decisions = decisions
+            actions.append(SetShares(decisions))
+        burst_segments = max(decision.burst_segments for decision in decisions)
+        shape = SetShape(_datagram_bytes(paths), burst_segments, hole_wait_us, _repair_wait_us(paths))
         if self._told is None or _is_other(self._told, shape):
             self._told = shape
             actions.append(shape)
@@ -77,6 +94,14 @@ def _datagram_bytes(paths: Collection[Path]) -> int:
     return min(sizes, default=BASE_BYTES[False] - OUTER_HEADERS_BYTES[False])
 
 
+def _repair_wait_us(paths: Collection[Path]) -> int:
+    """Return how long a datagram that is asked for takes to come, over the quickest path."""
+    rtts_ns = [path.rtt_ns for path in paths if path.state is PathState.UP and path.rtt_ns is not None]
+    if not rtts_ns:
+        return REPAIR_UNKNOWN_US
+    return min(rtts_ns) * 5 // 4000 + REPAIR_SLACK_US
+
+
 def _inner_bytes(path: Path) -> int:
     return path.mtu.size_bytes - sealed_overhead_bytes(path.place.ipv6)
 
@@ -85,5 +110,6 @@ def _is_other(old: SetShape, new: SetShape) -> bool:
     return (
         old.datagram_bytes != new.datagram_bytes
         or old.hole_wait_us != new.hole_wait_us
+        or abs(old.repair_wait_us - new.repair_wait_us) > REPAIR_CHANGE * old.repair_wait_us
         or is_other_burst(old.burst_segments, new.burst_segments)
     )

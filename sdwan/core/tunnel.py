@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sdwan.core import epochs
-from sdwan.core.actions import Action, Event, MovePath, SendControl
+from sdwan.core.actions import Action, Event, MovePath, SendControl, SetBusy
+from sdwan.core.classes import READY, ClassSpec
 from sdwan.core.epochs import Epochs
 from sdwan.core.handshake import SessionKeys
 from sdwan.core.holewait import HoleWait
@@ -36,8 +37,9 @@ from sdwan.core.path import PPM, Pace, Path, Place
 from sdwan.core.probe import Entropy
 from sdwan.core.report import Inbound, Reporter
 from sdwan.core.roaming import Roaming, Whereabouts
-from sdwan.core.sent import Send
+from sdwan.core.sent import Rows
 from sdwan.core.shape import Shape
+from sdwan.core.sla import SlaWatch
 from sdwan.model import PathState
 
 # Implementation constants ------------------------------------------------------------------------
@@ -49,7 +51,11 @@ REPORT_BYTES = 150
 """On the wire, of a peer with two paths."""
 REPORT_COST = 0.01
 """Part of a path's rate that reports may take."""
+REPORT_FASTEST_NS = 10 * MILLISECOND_NS
+"""Every report interval is a part of every failover's gap: 25 ms were 20 to 30 ms more."""
 REPORT_SLOWEST_NS = 100 * MILLISECOND_NS
+REPORT_FAST_BPS = 300_000_000
+"""Above this a bond is bound by processors, not by links, and reports keep their configured pace."""
 HELLO_NS = 30_000 * MILLISECOND_NS
 HELLO_AGAIN_NS = 1000 * MILLISECOND_NS
 """After news of a path, for the Hello that told it may be lost."""
@@ -77,6 +83,9 @@ class Tunnel:
         self.reporter = Reporter(interval_ns=pace.report_ns)
         self.hole_wait = HoleWait()
         self.shape = Shape()
+        self.specs: Sequence[ClassSpec] = READY
+        """The traffic classes, by number."""
+        self.sla = SlaWatch()
         self.next_counter = 0
         """The data plane's next DATA counter for this peer."""
         self._entropy = entropy
@@ -136,13 +145,16 @@ class Tunnel:
 
     # Paths ------------------------------------------------------------------------------------------
 
-    def set_place(self, number: int, place: Place, *, now_ns: int) -> list[Action]:
+    def set_place(
+        self, number: int, place: Place, *, now_ns: int, remembered_bps: int | None = None
+    ) -> list[Action]:
         """Create a path, or tell it where it leads now and how its link is."""
         path = self.paths.get(number)
         if path is None:
             path = self.paths[number] = Path(
-                number, place, pace=self.pace, entropy=self._entropy, now_ns=now_ns
-            )
+                number, place, pace=self.pace, entropy=self._entropy, now_ns=now_ns,
+                remembered_bps=remembered_bps,
+            )  # fmt: skip
             path.on_place(place, now_ns=now_ns)
             return self._hello(path) + self._reshape()
         before = path.state
@@ -186,13 +198,12 @@ class Tunnel:
         self.reporter.on_inbound(inbound)
         return self._reshape() if self.hole_wait.on_inbound(inbound, now_ns=now_ns) else []
 
-    def on_sent(self, sends: Mapping[int, Iterable[Send]]) -> None:
-        """Take what was sent, by path (sdwan.core.sent.condense)."""
-        for number, of_path in sends.items():
+    def on_sent(self, sends: Mapping[int, Rows]) -> None:
+        """Take what was sent, by path (sdwan.core.sent.split)."""
+        for number, records in sends.items():
             path = self.paths.get(number)
             if path is not None:
-                for send in of_path:
-                    path.sent.note(send)
+                path.sent.note(records)
 
     def on_probe_reply(self, path_number: int, token: int, rtt_ns: int) -> None:
         """Take the round trip time the kernel noted for a probe."""
@@ -227,7 +238,7 @@ class Tunnel:
             before = path.state
             actions += path.on_timer(next_counter=self.next_counter, report_ns=self._report_ns, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
-        return actions + self._reshape()
+        return actions + self._judge_sla(now_ns) + self._reshape()
 
     def _seek(self, now_ns: int) -> None:
         """Begin a new handshake when the peer is silent on every path: perhaps it has no session any more."""
@@ -290,22 +301,22 @@ class Tunnel:
         if overdue == in_use:
             overdue = set()
         actions: list[Action] = []
-        has_window = False
+        has_learned = False
         for path, row in rows:
             before = path.state
-            has_window |= path.on_report(row, is_suspect=path.number in overdue, now_ns=now_ns)
+            if path.on_report(row, is_suspect=path.number in overdue, now_ns=now_ns):
+                has_learned = True
+                if path.estimator.until_ns is not None:
+                    actions.append(SetBusy(path.number, path.estimator.until_ns))
             actions += path.changed(before, now_ns=now_ns)
-        if has_window:
-            self._balance()
-        return actions + (self._reshape() if has_window or actions else [])
+        if has_learned:
+            actions += self._judge_sla(now_ns)
+        return actions + (self._reshape() if has_learned or actions else [])
 
     def _report(self, now_ns: int) -> list[Action]:
         report = self.reporter.make(next_counter=self.next_counter, now_ns=now_ns)
         best = self._best_paths()
-        slowest_bps = min((p.rate.capacity_bps for p in best if p.rate.capacity_bps), default=0)
-        if slowest_bps:
-            affordable_ns = int(REPORT_BYTES * 8 * 10**9 / (REPORT_COST * slowest_bps))
-            self.reporter.interval_ns = max(self.pace.report_ns, min(affordable_ns, REPORT_SLOWEST_NS))
+        self.reporter.interval_ns = self._report_interval_ns(best)
         return [
             SendControl(
                 encode(Report(path.number, report.number, report.next_counter, report.paths)),
@@ -313,6 +324,14 @@ class Tunnel:
             )
             for path in best
         ]
+
+    def _report_interval_ns(self, best: Sequence[Path]) -> int:
+        """Return how often to report: as often as a hundredth of the slowest path pays for, within bounds."""
+        rates_bps = [path.estimator.capacity_bps for path in best]
+        if not rates_bps or sum(rates_bps) > REPORT_FAST_BPS:
+            return self.pace.report_ns
+        affordable_ns = int(REPORT_BYTES * 8 * 10**9 / (REPORT_COST * min(rates_bps)))
+        return min(max(affordable_ns, REPORT_FASTEST_NS), REPORT_SLOWEST_NS)
 
     def _hellos(self, now_ns: int) -> list[Action]:
         self._hello_ns = now_ns
@@ -347,12 +366,17 @@ class Tunnel:
         usable.sort(key=lambda path: (path.state is not PathState.UP, path.rtt_ns or far_ns))
         return usable[:REPORT_PATHS]
 
-    def _balance(self) -> None:
-        """Let paths without a queue grow beside one that is full."""
-        if any(path.rate.is_full for path in self.paths.values()):
-            for path in self.paths.values():
-                path.rate.grow()
-
     def _reshape(self) -> list[Action]:
         """Return what changed in shares, sizes and waits."""
-        return self.shape.update(self.paths.values(), hole_wait_us=self.hole_wait.wait_us)
+        views = [path.view() for path in self.paths.values()]
+        return self.shape.update(
+            self.paths.values(), views, self.specs, self.sla, hole_wait_us=self.hole_wait.wait_us
+        )
+
+    def _judge_sla(self, now_ns: int) -> list[Action]:
+        """Take paths from classes whose limits they break, and give them back."""
+        views = [path.view() for path in self.paths.values()]
+        return [
+            Event("sla", {"path": verdict.path, "link": verdict.link, "reason": verdict.reason})
+            for verdict in self.sla.update(views, self.specs, now_ns=now_ns)
+        ]

@@ -43,6 +43,8 @@ TICK_BUSY_S = 0.010
 """Reports are due every 25 ms and silence is judged to 10 ms."""
 TICK_IDLE_S = 0.050
 """How late the first report after a silence may be."""
+REMEMBER_S = 60.0
+"""How much a crash may forget."""
 CHORES_S = 0.25
 """How often slow things are looked at: ICMP, heartbeat."""
 HEARTBEAT_MAX_NS = 5 * 10**9
@@ -136,6 +138,7 @@ class Edge:
             self._loop.add_signal_handler(sign, self.stopped.set)
         self._tick()
         self._chores()
+        self._remember()
 
     async def close(self) -> None:
         """Say goodbye and stop calling."""
@@ -191,6 +194,10 @@ class Edge:
         if self._channel is not None and now_ns() - heartbeat_ns > HEARTBEAT_MAX_NS:
             log.error("dataplane_hangs", heartbeat_age_s=(now_ns() - heartbeat_ns) / 1e9)
             self._plane.kill()
+
+    def _remember(self) -> None:
+        self._timers["remember"] = self._loop.call_later(REMEMBER_S, self._remember)
+        self._site.remember()
 
     # The data plane ---------------------------------------------------------------------------------
 

@@ -107,18 +107,17 @@ def _share_ppm(peering: Peering, number: int) -> int:
 
 
 def _base_delay_ns(path: Path) -> int | None:
-    floor_us = path.rate.floor.us
-    return None if floor_us is None or path.state is PathState.DOWN else floor_us * 1000
+    return None if path.state is PathState.DOWN else path.estimator.base_delay_ns
 
 
 def _capacity(path: Path) -> dict[str, Any]:
-    rate = path.rate
-    loss_ppm = rate.loss_ppm if rate.loss_ppm is not None else path.prober.loss_ppm
+    estimator = path.estimator
     return {
-        "capacity_bps": rate.capacity_bps,
-        "delivered_bps": rate.delivered_bps if rate.delivered_ns else None,
-        "queue_ns": rate.queue_ns if rate.delay_us is not None else None,
-        "loss_out_ppm": loss_ppm,
+        "capacity_bps": estimator.capacity_bps,
+        "delivered_bps": estimator.delivered_bps,
+        "queue_ns": estimator.queue_ns,
+        "loss_out_ppm": estimator.loss_ppm if estimator.is_known else path.prober.loss_ppm,
+        "estimator": estimator.state.value,
     }
 
 

@@ -17,8 +17,10 @@ from sdwan.core.actions import (
     Action,
     Event,
     MovePath,
+    Resend,
     SendControl,
     SendProbe,
+    SetBusy,
     SetPathMtu,
     SetShape,
     SetShares,
@@ -29,18 +31,19 @@ from sdwan.core.path import Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
 from sdwan.core.schedule import Decision, mode_in_force, turns
-from sdwan.core.sent import Send
+from sdwan.core.sent import Rows
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel, kernel
 from sdwan.edge.doors import Doors, family_of
 from sdwan.edge.links import Links
+from sdwan.edge.memory import Memory
 from sdwan.edge.plane import Plane
 from sdwan.errors import HandshakeError, KernelError
 from sdwan.io.clock import entropy
 from sdwan.io.logs import get_log
 from sdwan.io.maps import Maps, Weights
-from sdwan.model import CLASSES, PATH_CHOOSE, PATH_PIN
+from sdwan.model import CLASSES, PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER, SteerMode
 
 log = get_log(__name__)
 
@@ -59,6 +62,7 @@ class Resources:
     plane: Plane
     handshaker: Handshaker
     links: Links
+    memory: Memory
     shape_changed: Callable[[], None]
     """Called when a peer's datagram size changed: the MTU of the TUN may follow."""
 
@@ -90,7 +94,8 @@ class Peering:
         self.config = config
         self.shared = shared
         self.endpoints: Sequence[Endpoint] = ()
-        self.decision: Decision | None = None
+        self.decisions: tuple[Decision, ...] = ()
+        """In force, one for each traffic class."""
         self.shape: SetShape | None = None
         self.due_ns = now_ns
         """When its tunnel wants to be called."""
@@ -131,6 +136,12 @@ class Peering:
         else:
             for number, path in tuple(self.tunnel.paths.items()):
                 self._set_place(number, links.place_at(path.place.whereabouts), now_ns)
+
+    def remember(self) -> None:
+        """Note what its paths were found to carry."""
+        for number, path in self.tunnel.paths.items():
+            if path.estimator.is_known:
+                self.shared.memory.note_capacity(self.config.name, number, path.estimator.capacity_bps)
 
     def close(self, *, now_ns: int) -> None:
         """Say goodbye; the peer asks again when it wants to."""
@@ -177,7 +188,7 @@ class Peering:
         whereabouts = Whereabouts(message.source, message.local, message.ifindex)
         self._do(self.tunnel.on_opened(message.path, whereabouts, message.plaintext, now_ns=now_ns), now_ns)
 
-    def on_sent(self, sends: Mapping[int, Iterable[Send]], *, now_ns: int) -> None:
+    def on_sent(self, sends: Mapping[int, Rows], *, now_ns: int) -> None:
         """Take what the kernel sent, by path."""
         self.tunnel.on_sent(sends)
         self.due_ns = self.tunnel.next_timer_ns(now_ns)
@@ -207,11 +218,15 @@ class Peering:
                     self._send_control(action)
                 case SendProbe(path, token):
                     self._send_probe(path, token)
-                case SetShares(decision):
-                    self.decision = decision
+                case SetShares(decisions):
+                    self.decisions = decisions
                     self._write_weights()
                     if self._turns() != self._told_turns:
                         self._tell_shape()
+                case SetBusy(path, until_ns):
+                    self.shared.maps.busy[self.number * PATHS_PER_PEER + path]["until_ns"] = until_ns
+                case Resend(path, sequence):
+                    self.shared.plane.send(channel.Suspect(self.number, path, sequence & 0xFFFFFFFF))
                 case SetShape():
                     self.shape = action
                     self._tell_shape()
@@ -295,7 +310,10 @@ class Peering:
         if self._places.get(number) != place or number not in self.tunnel.paths:
             self._places[number] = place
             self._tell_place(number, place)
-            self._do(self.tunnel.set_place(number, place, now_ns=now_ns), now_ns)
+            remembered_bps = self.shared.memory.capacity_bps(self.config.name, number)
+            self._do(
+                self.tunnel.set_place(number, place, now_ns=now_ns, remembered_bps=remembered_bps), now_ns
+            )
 
     def _tell_place(self, number: int, place: Place) -> None:
         """Tell kernel and data plane where a path leads, before anything is sent that way."""
@@ -324,20 +342,27 @@ class Peering:
         self._do(self.tunnel.remove_path(number), now_ns)
         self.shared.maps.clear_path(self.number, number)
 
+    @property
+    def decision(self) -> Decision | None:
+        """What is in force for class 0."""
+        return self.decisions[0] if self.decisions else None
+
     def _write_weights(self) -> None:
-        decision = self.decision
-        if decision is None:
-            return
-        steering = self.shared.config.steering
         self.shared.maps.write_weights({
-            (self.number, traffic_class): Weights(
-                mode_in_force(steering.mode_of(traffic_class), decision),
+            (self.number, number): Weights(
+                self._mode_of(number, decision),
                 decision.shares,
                 decision.ns_per_kib,
                 decision.delay_us,
+                decision.bound_us,
             )
-            for traffic_class in range(CLASSES)
+            for number, decision in enumerate(self.decisions)
         })  # fmt: skip
+
+    def _mode_of(self, number: int, decision: Decision) -> SteerMode:
+        """Return the mode the policy decided on, unless the steering section insists on another."""
+        wanted = self.shared.config.steering.mode_of(number)
+        return decision.mode if wanted is SteerMode.EARLIEST else mode_in_force(wanted, decision)
 
     def _turns(self) -> tuple[int, ...]:
         """Return how bursts are dealt between the address families of the paths in use."""
@@ -348,12 +373,12 @@ class Peering:
         return turns(shares)
 
     def _tell_shape(self) -> None:
-        shape = self.shape or SetShape(1172, 1, 10_000)
+        shape = self.shape or SetShape(1172, 1, 10_000, 150_000)
         self._told_turns = self._turns()
         prefixes = tuple(str(prefix) for prefix in self.config.prefixes)
         self.shared.plane.send(
             channel.SetPeer(
                 self.number, shape.datagram_bytes, shape.burst_segments, shape.hole_wait_us, prefixes,
-                self._told_turns,
+                self._told_turns, shape.repair_wait_us,
             )
         )  # fmt: skip

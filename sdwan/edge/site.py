@@ -14,10 +14,11 @@ from sdwan.config.schema import SiteConfig
 from sdwan.core.drain import cut_off
 from sdwan.core.handshake import Established, Handshaker, Reply
 from sdwan.core.report import Inbound
-from sdwan.core.sent import condense
+from sdwan.core.sent import split
 from sdwan.edge import channel, kernel
 from sdwan.edge.links import Links
 from sdwan.edge.load import Load
+from sdwan.edge.memory import Memory
 from sdwan.edge.peering import Endpoint, Peering, Resources
 from sdwan.edge.plane import Plane
 from sdwan.errors import CommandError, HandshakeError, KernelError, WireError
@@ -30,6 +31,11 @@ from sdwan.io.monitor import Change, LinkEvent
 from sdwan.model import PATHS_PER_PEER
 
 log = get_log(__name__)
+
+# Specification constants (bpf/abi.h) ---------------------------------------------------------------
+
+_NO_DELAY = 0xFFFFFFFF
+"""``delay_min_us`` before the first datagram of a new minimum."""
 
 # Implementation constants --------------------------------------------------------------------------
 
@@ -66,11 +72,14 @@ class Site:
         self.tun_mtu = 0
         self.is_unattached = False
         """An interface appeared, or the entry device went away: the programs must be attached again."""
+        self.memory = Memory(config.memory_file)
         self._load = Load()
         self._tun_mtu_is_stale = False
         self._probes_ns = 0
         self._opened = np.zeros(len(plane.board.paths), dtype=np.uint64)
-        self._shared = Resources(config, maps, plane, self.handshaker, self.links, self._on_shape_changed)
+        self._shared = Resources(
+            config, maps, plane, self.handshaker, self.links, self.memory, self._on_shape_changed
+        )
 
     # Wishes -----------------------------------------------------------------------------------------
 
@@ -133,8 +142,15 @@ class Site:
             self._refresh_places(moment_ns)
             log.info("link_drained" if drained else "link_undrained", link=link, reason="operator")
 
+    def remember(self) -> None:
+        """Write down what is worth knowing after a restart."""
+        for peering in self.peerings.values():
+            peering.remember()
+        self.memory.save()
+
     def close(self) -> None:
         """Say goodbye to all peers."""
+        self.remember()
         for peering in self.peerings.values():
             peering.close(now_ns=now_ns())
 
@@ -218,7 +234,7 @@ class Site:
             self._set_tun_mtu()
 
     def _read_ring(self, moment_ns: int) -> None:
-        for peer, sends in condense(self.maps.ring.read_new()).items():
+        for peer, sends in split(self.maps.ring.read_new()).items():
             peering = self.peerings.get(peer)
             if peering is not None:
                 peering.on_sent(sends, now_ns=moment_ns)
@@ -255,7 +271,7 @@ class Site:
                 kernel_last_ns=int(seen[path]["last_ns"]),
                 lost=int(seen[path]["lost"]),
                 delay_us=int(seen[path]["delay_last_us"]),
-                delay_min_us=int(seen[path]["delay_min_us"]),
+                delay_min_us=_take_least(seen[path]),
                 jitter_us=int(seen[path]["jitter_us16"]) >> 4,
             )
             for path in np.flatnonzero(opened["opened"])
@@ -311,6 +327,13 @@ class Site:
             return
         self.tun_mtu = mtu
         log.info("tun_mtu", mtu_bytes=mtu)
+
+
+def _take_least(seen: np.void) -> int:
+    """Return the least delay since the last call, and let the kernel begin a new minimum."""
+    least_us = int(seen["delay_min_us"])
+    seen["delay_min_us"] = _NO_DELAY
+    return int(seen["delay_last_us"]) if least_us == _NO_DELAY else least_us
 
 
 def _endpoints(config: SiteConfig) -> dict[str, list[Endpoint]]:

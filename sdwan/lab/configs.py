@@ -181,6 +181,7 @@ def _document(
         "peers": described,
         "bpf": {"pin_root": str(plan.pin_root)},
         "runtime_dir": str(plan.runtime_dir),
+        "state_dir": str(plan.directory),
     }
 
 

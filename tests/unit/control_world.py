@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from sdwan.core import epochs
 from sdwan.core.actions import (
     Action,
@@ -20,6 +22,7 @@ from sdwan.core.actions import (
     MovePath,
     SendControl,
     SendProbe,
+    SetBusy,
     SetPathMtu,
     SetShape,
     SetShares,
@@ -28,6 +31,7 @@ from sdwan.core.handshake import SessionKeys
 from sdwan.core.path import OUTER_HEADERS_BYTES, Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
+from sdwan.core.sent import SENT
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Type
 from sdwan.model import PathState
@@ -35,6 +39,8 @@ from sdwan.model import PathState
 MS = 10**6
 SECOND = 10**9
 TICK = 10 * MS
+QUEUE_NS = 4 * MS
+"""Bound of a virtual queue."""
 DATA_BYTES = 1200
 
 
@@ -95,13 +101,18 @@ class Side:
     initiated: list[int] = field(default_factory=list)
     """When it began handshakes."""
     next_sequence: list[int] = field(default_factory=lambda: [0] * 8)
-    ring: list[tuple[int, tuple[int, int, int, int]]] = field(default_factory=list)
+    ring: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     arrived: dict[int, Arrived] = field(default_factory=dict)
     replies: list[tuple[int, int, int]] = field(default_factory=list)
     shares: tuple[float, ...] = (0.0,) * 8
+    ns_per_kib: tuple[int, ...] = (0,) * 8
+    delay_us: tuple[int, ...] = (0,) * 8
+    until_ns: list[int] = field(default_factory=lambda: [0] * 8)
+    """The kernel's virtual queues, by path ..."""
+    idle_ns: list[int] = field(default_factory=lambda: [0] * 8)
+    """... and how long each was empty."""
     shape: SetShape | None = None
     path_mtu: dict[int, int] = field(default_factory=dict)
-    credit: list[float] = field(default_factory=lambda: [0.0] * 8)
     log: list[tuple[int, Event]] = field(default_factory=list)
     is_deaf: bool = False
     """Its data plane is gone: nothing is opened, though the kernel still reflects probes."""
@@ -194,9 +205,13 @@ class World:
                     self._send_control(side, action)
                 case SendProbe(path, token):
                     self._send_probe(side, path, token)
-                case SetShares(decision):
+                case SetShares(decisions):
+                    decision = decisions[0]
                     side.shares = decision.shares
+                    side.ns_per_kib, side.delay_us = decision.ns_per_kib, decision.delay_us
                     side.share_log.append((self.now_ns, decision.shares))
+                case SetBusy(path, until_ns):
+                    side.until_ns[path] = until_ns
                 case SetShape():
                     side.shape = action
                 case SetPathMtu(path, mtu_bytes):
@@ -215,7 +230,7 @@ class World:
         tunnel, now_ns = side.tunnel, self.now_ns
         ring, side.ring = side.ring, []
         for path, record in ring:
-            tunnel.on_sent({path: [record]})
+            tunnel.on_sent({path: np.array([record], dtype=SENT)})
         rows = [
             Inbound(
                 path, a.opened, a.opened_bytes, a.last_sequence, a.last_ns, a.kernel_last_ns, a.lost,
@@ -236,25 +251,35 @@ class World:
     def _link(self, side: Side, path: int) -> Link:
         return (self.out if side is self.edge else self.back)[path]
 
-    def _stamp(self, side: Side, path: int, kind: int) -> int:
+    def _stamp(self, side: Side, path: int, kind: int, size: int = 26) -> int:
         sequence = side.next_sequence[path]
         side.next_sequence[path] += 1
-        side.ring.append((path, (sequence & 0xFFFFFFFF, 1, kind, self.now_ns)))
+        backlog_ns = max(side.until_ns[path] - self.now_ns, 0)
+        if side.until_ns[path]:
+            side.idle_ns[path] += max(self.now_ns - side.until_ns[path], 0)
+        frame_bytes = size + 42
+        side.until_ns[path] = self.now_ns + backlog_ns + (side.ns_per_kib[path] * frame_bytes >> 10)
+        record = (
+            sequence & 0xFFFFFFFF, 1, kind, self.now_ns, frame_bytes, backlog_ns // 1000,
+            side.idle_ns[path] // 1000 & 0xFFFFFFFF,
+        )  # fmt: skip
+        side.ring.append((path, record))
         return sequence
 
-    def _choose(self, side: Side) -> int | None:
-        """Weighted shares, as the kernel's stride does."""
-        if not any(side.shares):
-            return None
-        total = sum(side.shares)
-        side.credit = [c + s / total for c, s in zip(side.credit, side.shares, strict=True)]
-        path = max((p for p in range(8) if side.shares[p]), key=lambda p: side.credit[p])
-        side.credit[path] -= 1
-        return path
+    def _choose(self, side: Side, size: int, bound_ns: int = QUEUE_NS) -> int | None:
+        """Earliest delivery among paths whose virtual queue is short, as the kernel does; None = wait."""
+        arrivals = {
+            path: max(side.until_ns[path] - self.now_ns, 0)
+            + (side.ns_per_kib[path] * size >> 10)
+            + side.delay_us[path] * 1000
+            for path in range(8)
+            if side.shares[path] and side.until_ns[path] - self.now_ns <= bound_ns
+        }
+        return min(arrivals, key=lambda path: arrivals[path]) if arrivals else None
 
     def send_data(self, side: Side, size_bytes: int = DATA_BYTES) -> None:
-        """Send one DATA datagram by the shares in force."""
-        path = self._choose(side)
+        """Send one DATA datagram where it arrives first; what no path has room for is dropped."""
+        path = self._choose(side, size_bytes)
         self._sent += 1
         if path is not None:
             self._fly(side, path, Type.SINGLE, size_bytes, b"", number=self._sent)
@@ -274,14 +299,14 @@ class World:
             if arrival_ns is not None:
                 self.at(arrival_ns, lambda: self._open(side, path, action.plaintext))
             return
-        path = action.path if action.path is not None else self._choose(side)
+        path = action.path if action.path is not None else self._choose(side, 200, bound_ns=SECOND)
         if path is None or path not in side.tunnel.paths:
             return
         size = len(action.plaintext) + HEADER_BYTES + TAG_BYTES
         self._fly(side, path, Type.CONTROL, size, action.plaintext)
 
     def _fly(self, side: Side, path: int, kind: int, size: int, plaintext: bytes, number: int = 0) -> None:
-        sequence, sent_ns = self._stamp(side, path, kind), self.now_ns
+        sequence, sent_ns = self._stamp(side, path, kind, size), self.now_ns
         arrival_ns = self._link(side, path).depart(size + OUTER_HEADERS_BYTES[False], sent_ns, self.chance)
         if arrival_ns is not None:
             self.at(

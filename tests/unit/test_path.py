@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sdwan.core.liveness import (
@@ -16,7 +17,7 @@ from sdwan.core.liveness import (
     SLACK_NS,
     Liveness,
 )
-from sdwan.core.sent import SentLog
+from sdwan.core.sent import SENT, SentLog
 from sdwan.core.wire import Type
 from sdwan.model import PathState
 
@@ -38,7 +39,7 @@ def sent(*moments_ms: float) -> SentLog:
     """A log with DATA datagrams at these moments; the first one is named."""
     log = SentLog()
     for number, moment in enumerate(moments_ms):
-        log.note((number, 1, Type.SINGLE, START + int(moment * MS)))
+        log.note(np.array([(number, 1, Type.SINGLE, START + int(moment * MS), 1000, 0, 0)], dtype=SENT))
     log.on_reported(0)
     return log
 
@@ -161,7 +162,7 @@ def test_nothing_is_overdue_where_nothing_is_due_or_nothing_was_named() -> None:
     named_all = sent(0)
     assert not up().is_overdue(named_all, age_ns=10**12, jitter_ns=0)
     never_named = SentLog()
-    never_named.note((0, 1, Type.SINGLE, START))
+    never_named.note(np.array([(0, 1, Type.SINGLE, START, 1000, 0, 0)], dtype=SENT))
     assert not up().is_overdue(never_named, age_ns=10**12, jitter_ns=0)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dataclasses import replace
+
 from sdwan.core.holewait import MARGIN_US, WAIT_MAX_US, HoleWait
 from sdwan.core.messages import Report, decode, encode
-from sdwan.core.report import KERNEL_WORD_NS, Inbound, Reporter
+from sdwan.core.report import KERNEL_WORD_NS, LINGER_NS, Inbound, Reporter
 
 MS = 10**6
 START = 10**12
@@ -117,3 +119,27 @@ def test_a_path_unused_for_a_minute_is_not_waited_for() -> None:
     rows = paths(0, 300_000)
     stale = [rows[0], replace(rows[1], kernel_last_ns=START - 61_000 * MS)]
     assert not wait.on_inbound(stale, now_ns=START)
+
+
+def test_the_end_of_a_stream_is_reported_for_a_moment() -> None:
+    reporter, now_ns = Reporter(interval_ns=INTERVAL), START
+    for count in range(1, 5):
+        reporter.on_inbound([replace(ROW, opened=count)])
+        reporter.make(next_counter=0, now_ns=now_ns)
+        now_ns += INTERVAL
+    reports = 0
+    while (due_ns := reporter.next_timer_ns()) is not None:
+        reporter.make(next_counter=0, now_ns=max(due_ns, now_ns))
+        reports += 1
+        assert reports < 10
+    assert reports == LINGER_NS // INTERVAL
+
+
+def test_the_least_delay_since_the_last_report_is_told() -> None:
+    reporter = Reporter(interval_ns=INTERVAL)
+    for delay_us, least_us in ((900, 700), (800, 800), (950, 900)):
+        reporter.on_inbound([replace(ROW, delay_us=delay_us, delay_min_us=least_us)])
+    row = reporter.make(next_counter=0, now_ns=START).paths[0]
+    assert (row.delay_us, row.delay_min_us) == (950, 700)
+    reporter.on_inbound([replace(ROW, delay_us=1000, delay_min_us=990)])
+    assert reporter.make(next_counter=0, now_ns=START).paths[0].delay_min_us == 990

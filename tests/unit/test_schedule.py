@@ -221,7 +221,7 @@ def assert_sound(decision: Decision, numbered: list[PathView]) -> None:
 
 def test_small_changes_are_not_worth_a_write() -> None:
     before = decide([view(0, capacity_bps=100 * MBIT), view(1, capacity_bps=50 * MBIT)])
-    near = decide([view(0, capacity_bps=102 * MBIT), view(1, capacity_bps=50 * MBIT)])
+    near = decide([view(0, capacity_bps=100_500_000), view(1, capacity_bps=50 * MBIT)])
     far = decide([view(0, capacity_bps=120 * MBIT), view(1, capacity_bps=50 * MBIT)])
     gone = decide([view(0, capacity_bps=100 * MBIT), view(1, DEGRADED, capacity_bps=50 * MBIT)])
     assert is_worth_writing(None, before)

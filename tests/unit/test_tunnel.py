@@ -165,17 +165,17 @@ def test_the_hub_follows_an_edge_that_moves() -> None:
 
 def test_path_mtu_follows_the_narrowest_point_and_a_black_hole() -> None:
     world = World(2)
-    world.out[0].mtu = 1412
+    world.out[1].mtu = 1412
     world.connect()
     world.run_until(lambda: is_settled(world.edge, 2), 20 * SECOND)
-    assert 1404 <= world.edge.path_mtu[0] <= 1412
-    assert world.edge.path_mtu[1] == 1500
+    assert 1404 <= world.edge.path_mtu[1] <= 1412
+    assert world.edge.path_mtu[0] == 1500
     assert world.edge.shape is not None
-    assert world.edge.shape.datagram_bytes == world.edge.path_mtu[0] - 28
+    assert world.edge.shape.datagram_bytes == world.edge.path_mtu[1] - 28
     world.stream(world.edge, 50 * MS, 40 * SECOND, size_bytes=300)
-    world.out[1].mtu = 1300
+    world.out[0].mtu = 1300
     world.run(40 * SECOND)
-    assert 1292 <= world.edge.path_mtu[1] <= 1300
+    assert 1292 <= world.edge.path_mtu[0] <= 1300
 
 
 @pytest.mark.parametrize(("fast", "slow"), [(100, 100), (100, 50), (50, 10)])
@@ -198,7 +198,7 @@ def test_configured_rates_give_the_shares_at_once() -> None:
     for path, rate in enumerate((50, 10)):
         place = world.place(world.edge, path, rate_up_bps=rate * 10**6)
         world.edge.tunnel.set_place(path, place, now_ns=world.now_ns)
-    decision = world.edge.tunnel.shape.decision
+    decision = world.edge.tunnel.shape.decisions[0]
     assert decision is not None
     assert decision.shares[:2] == (1.0, 0.2)
 
@@ -206,7 +206,7 @@ def test_configured_rates_give_the_shares_at_once() -> None:
 def test_reports_slow_down_on_slow_paths() -> None:
     world = connected(pace=Pace())
     for path in world.hub.tunnel.paths.values():
-        path.rate.configure(1_000_000)
+        path.estimator.configure(1_000_000)
     world.stream(world.edge, 5 * MS, SECOND)
     world.run(SECOND // 2)
     assert world.hub.tunnel.reporter.interval_ns == 100 * MS
