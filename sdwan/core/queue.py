@@ -114,10 +114,6 @@ class Queue:
         while self._is_full() and self._cut_fattest():
             pass
 
-    def charge(self, traffic_class: int, size_bytes: int, *, now_ns: int) -> None:
-        """Count what was sent past the queue."""
-        self.lanes[traffic_class].pace.charge(size_bytes, now_ns)
-
     def _join(self, lane: Lane) -> None:
         """A class that comes back has no claim for the time it was away."""
         equals = [

@@ -1,14 +1,14 @@
 """Packing: packets that are no super-packets, put together so that they cost little.
 
-Data-plane process; used by sdwan.edge.outward. Three ways, in this order of preference:
+Data-plane process; used by sdwan.edge.departure. Three ways, in this order of preference:
 
   streak      equal UDP packets of one flow become a super-packet: small ones several to a datagram
               (BUNDLE), large ones one to a datagram (SUPER);
-  container   small packets of any flow to the same peer share a datagram;
+  container   small packets of any flow of the same bearer share a datagram;
   row         larger ones of equal size share a GSO burst (SINGLE).
 
-Everything leaves at the latest when the TUN is empty: nothing waits for company. Packets of one flow leave
-in the order they came, those of different flows as it suits.
+Everything leaves at the latest when the TUN is empty, or when a burst is full: nothing waits for company.
+Packets of one flow leave in the order they came, those of different flows as it suits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sdwan.core.container import Container
 from sdwan.core.inner import clamp_mss, maybe_syn
 from sdwan.core.staging import ROW_OVERHEAD_BYTES, Rows, Stage
 from sdwan.core.wire import META_NEEDS_CSUM, META_UDP, Type
-from sdwan.edge.peer import Flow, Peer
+from sdwan.edge.flows import Bearer, Flow
 from sdwan.edge.sender import Sender
 from sdwan.model import DropReason
 
@@ -42,17 +42,17 @@ class Packing:
         self._streak_stage = Stage()  # of its own: rows of the same size may be waiting in the other
         self._streak = Coalescer()
         self._rows_stage = Stage()
-        self._rows: tuple[Peer, Rows] | None = None
+        self._rows: tuple[Bearer, Rows] | None = None
         self._rows_count = 0
         self._rows_buckets = 0
         """Bit n is set while a packet of bucket n waits there; the same for the container."""
         self._container = Container()
-        self._container_peer: Peer | None = None
+        self._container_bearer: Bearer | None = None
         self._container_buckets = 0
 
     def take(self, flow: Flow, packet: memoryview, *, needs_csum: bool) -> None:
         """Take one whole packet (the memory may be used again afterwards)."""
-        peer = flow[0]
+        peer = flow.peer
         if len(packet) + ROW_OVERHEAD_BYTES > peer.datagram_bytes:
             self._drop(DropReason.TOO_BIG, 1)
             return
@@ -76,7 +76,7 @@ class Packing:
     def _flush_packed(self) -> None:
         if self._rows_count:
             self._flush_rows()
-        if self._container_peer is not None:
+        if self._container_bearer is not None:
             self._flush_container()
 
     # streaks ----------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Packing:
         if streak.count == 1:
             self._pack(flow, streak.only(), True)
             return
-        peer, bucket = flow
+        peer, bucket, bearer = flow.peer, flow.bucket, flow.bearer
         if (self._rows_buckets | self._container_buckets) >> bucket & 1:
             self._flush_packed()
         count, piece, template = streak.count, streak.piece_bytes, streak.head_bytes
@@ -97,74 +97,78 @@ class Packing:
         session = peer.session
         assert session is not None
         datagrams, last_bytes = rows.stage_super(
-            packet, template, receiver=session.remote_index, class_flags=0,
-            meta_flags=META_NEEDS_CSUM | META_UDP, bucket=bucket,
+            packet, template, receiver=session.remote_index, class_flags=bearer.class_flags,
+            meta_flags=META_NEEDS_CSUM | META_UDP | bearer.traffic_class, bucket=bucket,
             bucket_sequence=peer.bucket_sequences[bucket], counter=peer.next_counter,
             kind=Type.SUPER if fit == 1 else Type.BUNDLE, packets_per_row=fit,
         )  # fmt: skip
-        peer.advance(bucket, datagrams=datagrams, packets=count, size_bytes=packet.shape[0])
+        flow.advance(datagrams=datagrams, packets=count, size_bytes=packet.shape[0])
         session.seal_rows(rows, datagrams, last_bytes)
-        self._sender.send_rows(peer, rows, datagrams, last_bytes)
+        self._sender.send_rows(peer, rows, datagrams, last_bytes, bearer.extra)
 
     # containers and rows ------------------------------------------------------------------------
 
     def _pack(self, flow: Flow, packet: memoryview, needs_csum: bool) -> None:
-        peer, bucket = flow
         if len(packet) <= SMALL_BYTES:
-            self._into_container(peer, bucket, packet, needs_csum)
+            self._into_container(flow, packet, needs_csum)
         else:
-            self._into_row(peer, bucket, packet, needs_csum)
+            self._into_row(flow, packet, needs_csum)
 
-    def _into_container(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
-        container = self._container
+    def _into_container(self, flow: Flow, packet: memoryview, needs_csum: bool) -> None:
+        container, peer, bucket = self._container, flow.peer, flow.bucket
         if self._rows_buckets >> bucket & 1:
             self._flush_rows()
-        if self._container_peer is not None and (
-            self._container_peer is not peer or not container.room(len(packet), peer.datagram_bytes)
+        if self._container_bearer is not None and (
+            self._container_bearer is not flow.bearer or not container.room(len(packet), peer.datagram_bytes)
         ):
             self._flush_container()
         length_flags = len(packet) | (wire.ENTRY_NEEDS_CSUM if needs_csum else 0)
         container.add(packet, length_flags, bucket, peer.bucket_sequences[bucket])
-        self._container_peer = peer
+        self._container_bearer = flow.bearer
         self._container_buckets |= 1 << bucket
-        peer.advance(bucket, datagrams=0, packets=1, size_bytes=len(packet))
+        flow.advance(datagrams=0, packets=1, size_bytes=len(packet))
 
     def _flush_container(self) -> None:
-        peer, self._container_peer = self._container_peer, None
+        bearer, self._container_bearer = self._container_bearer, None
         self._container_buckets = 0
-        assert peer is not None and peer.session is not None
-        session = peer.session
+        assert bearer is not None
+        peer, session = bearer.peer, bearer.peer.session
+        assert session is not None
         datagram = self._container.seal(
-            session.seal_into, receiver=session.remote_index, class_flags=0, counter=peer.next_counter
-        )
+            session.seal_into, receiver=session.remote_index, class_flags=bearer.class_flags,
+            counter=peer.next_counter,
+        )  # fmt: skip
         session.sealed += 1
         peer.advance(0, datagrams=1, packets=0, size_bytes=0)
-        self._sender.send(peer, datagram, (), 1)
+        self._sender.send(peer, datagram, bearer.extra, 1)
 
-    def _into_row(self, peer: Peer, bucket: int, packet: memoryview, needs_csum: bool) -> None:
+    def _into_row(self, flow: Flow, packet: memoryview, needs_csum: bool) -> None:
+        peer, bucket, bearer = flow.peer, flow.bucket, flow.bearer
         if self._container_buckets >> bucket & 1:
             self._flush_container()
         rows = self._rows_stage.rows(len(packet) + ROW_OVERHEAD_BYTES)
         if self._rows_count and (
-            self._rows != (peer, rows) or self._rows_count >= min(rows.capacity, peer.burst_segments)
+            self._rows != (bearer, rows) or self._rows_count >= min(rows.capacity, peer.burst_segments)
         ):
             self._flush_rows()
         session = peer.session
         assert session is not None
         rows.stage_single(
             self._rows_count, np.frombuffer(packet, dtype=np.uint8), receiver=session.remote_index,
-            class_flags=0, meta_flags=META_NEEDS_CSUM if needs_csum else 0, bucket=bucket,
+            class_flags=bearer.class_flags,
+            meta_flags=bearer.traffic_class | (META_NEEDS_CSUM if needs_csum else 0), bucket=bucket,
             bucket_sequence=peer.bucket_sequences[bucket], counter=peer.next_counter,
         )  # fmt: skip
-        self._rows = (peer, rows)
+        self._rows = (bearer, rows)
         self._rows_count += 1
         self._rows_buckets |= 1 << bucket
-        peer.advance(bucket, datagrams=1, packets=1, size_bytes=len(packet))
+        flow.advance(datagrams=1, packets=1, size_bytes=len(packet))
 
     def _flush_rows(self) -> None:
         assert self._rows is not None
-        (peer, rows), count = self._rows, self._rows_count
+        (bearer, rows), count = self._rows, self._rows_count
         self._rows_count = self._rows_buckets = 0
-        assert peer.session is not None
-        peer.session.seal_rows(rows, count, rows.datagram_bytes)
-        self._sender.send_rows(peer, rows, count, rows.datagram_bytes)
+        peer, session = bearer.peer, bearer.peer.session
+        assert session is not None
+        session.seal_rows(rows, count, rows.datagram_bytes)
+        self._sender.send_rows(peer, rows, count, rows.datagram_bytes, bearer.extra)

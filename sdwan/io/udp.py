@@ -96,6 +96,15 @@ def segment_ancillary(datagram_bytes: int) -> list[tuple[int, int, bytes]]:
     return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", datagram_bytes))]
 
 
+def traffic_ancillary(tos: int) -> tuple[tuple[int, int, bytes], ...]:
+    """Return sendmsg's ancillary data that sets TOS or traffic class; each address family heeds its own."""
+    value = struct.pack("=i", tos)
+    return (
+        (socket.IPPROTO_IP, socket.IP_TOS, value),
+        (socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value),
+    )
+
+
 def arrival(ancillary: list[tuple[int, int, bytes]]) -> tuple[str, int]:
     """Return local address and interface index from recvmsg's packet information ("", 0 if absent)."""
     for level, kind, data in ancillary:

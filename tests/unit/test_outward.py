@@ -13,7 +13,8 @@ import pytest
 
 from sdwan.core import wire
 from sdwan.core.wire import Header, Type
-from sdwan.edge.outward import FLOWS_MAX, WANT_INTERVAL_NS
+from sdwan.edge.flows import FLOWS_MAX
+from sdwan.edge.outward import WANT_INTERVAL_NS
 from sdwan.model import PATH_CHOOSE, DropReason
 from tests.unit import packets
 from tests.unit.packets import (
@@ -312,7 +313,7 @@ def test_counting_tells_packets_bytes_and_datagrams_apart(pair):
 @pytest.mark.parametrize("limit", [64])
 def test_the_table_of_flows_is_bounded(pair, limit, monkeypatch):
     assert FLOWS_MAX <= 1 << 16
-    monkeypatch.setattr("sdwan.edge.outward.FLOWS_MAX", limit)
+    monkeypatch.setattr("sdwan.edge.flows.FLOWS_MAX", limit)
     for port in range(limit * 3):
         assert len(pair.a.send(plain(udp(ports=(port, 53))))) == 1
         assert len(pair.a.outward._flows) <= limit

@@ -21,6 +21,7 @@ from sdwan.core.reorder import HeldBytes
 from sdwan.core.session import Session
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Header, Type
 from sdwan.edge.delivery import Delivery
+from sdwan.edge.gate import Gate
 from sdwan.edge.inward import BURSTS_PER_PUMP, Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
@@ -96,6 +97,8 @@ class Sender:
         self.datagrams: list[bytes] = []
         self.bursts: list[int] = []
         """Datagrams of each call."""
+        self.tos: list[int] = []
+        """Of each call that sets it."""
         self.broken = False
 
     def sendmsg(self, buffers: Iterable[memoryview], ancillary: object = (), *_: object) -> int:
@@ -105,8 +108,11 @@ class Sender:
         assert len(data) <= UDP_PAYLOAD_MAX, "EMSGSIZE"
         size = len(data)
         for level, kind, value in ancillary:  # type: ignore[attr-defined]
-            assert (level, kind) == (SOL_UDP, UDP_SEGMENT)
-            (size,) = struct.unpack("=H", value)
+            if level == SOL_UDP:
+                assert kind == UDP_SEGMENT
+                (size,) = struct.unpack("=H", value)
+            elif (level, kind) == (socket.IPPROTO_IP, socket.IP_TOS):
+                self.tos.append(*struct.unpack("=i", value))
         cut = [data[at : at + size] for at in range(0, len(data), size)]
         assert len(cut) <= 64, "UDP_MAX_SEGMENTS of older kernels"
         self.datagrams += cut
@@ -137,8 +143,9 @@ class Site:
     """One site; ``peers`` by name of the other site."""
 
     def __init__(
-        self, name: str, clock: Clock, *, offload: Offload = FULL, segmentation: bool = True
-    ) -> None:
+        self, name: str, clock: Clock, *, offload: Offload = FULL, segmentation: bool = True,
+        gate: Gate | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.clock = name, clock
         self.tun = Tun()
         self.drops: Counter[DropReason] = Counter()
@@ -152,8 +159,9 @@ class Site:
         self.senders: dict[int, Sender] = {}
         self._held_bytes = HeldBytes()
         self.outward = Outward(
-            self.tun.descriptor, segmentation=segmentation, drop=self._drop, want_session=self.wanted.append
-        )
+            self.tun.descriptor, segmentation=segmentation, drop=self._drop,
+            want_session=self.wanted.append, gate=gate, clock=clock,
+        )  # fmt: skip
         self.delivery = Delivery(self.tun.descriptor, offload, drop=self._drop)
         self.inward = Inward(
             sessions=self.sessions,
@@ -233,9 +241,9 @@ class Pair:
     """Sites a and b, each the other's peer 1, with one session: index 7 at a, 9 at b."""
 
     def __init__(self, *, datagram_bytes: int = 1472, burst_segments: int = 44, offload: Offload = FULL,
-                 segmentation: bool = True) -> None:  # fmt: skip
+                 segmentation: bool = True, gate: Gate | None = None) -> None:  # fmt: skip
         self.clock = Clock()
-        self.a = Site("a", self.clock, offload=offload, segmentation=segmentation)
+        self.a = Site("a", self.clock, offload=offload, segmentation=segmentation, gate=gate)
         self.b = Site("b", self.clock, offload=offload, segmentation=segmentation)
         for site, other in ((self.a, "b"), (self.b, "a")):
             site.add_peer(1, PREFIXES[other], datagram_bytes=datagram_bytes, burst_segments=burst_segments)
