@@ -52,6 +52,9 @@ test-lab: setup ## The link emulator and the named scenarios (root)
 lab: setup ## List the lab's scenarios; `.venv/bin/sdwan lab --help` says how to run them (root)
 	$(BIN)/sdwan lab list $(ARGS)
 
+scenarios: setup ## What the bond promises, each situation by name: half an hour, build/scenarios.json (root)
+	$(BIN)/sdwan lab scenarios $(ARGS)
+
 benchmark: setup-benchmark ## Against bare veth, OpenVPN and wireguard-go; ARGS=--quick for a short one (root)
 	$(BIN)/python -m benchmarks.benchmark $(ARGS)
 
@@ -76,5 +79,5 @@ help: ## This list
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: demo test check lint format test-unit test-packet test-netns test-lab lab benchmark \
+.PHONY: demo test check lint format test-unit test-packet test-netns test-lab lab scenarios benchmark \
         setup setup-benchmark venv clean help

@@ -208,7 +208,7 @@ step_project() {
         return
     fi
     say "project: installing it and its Python dependencies into .venv"
-    run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${ROOT}[dev]" ||
+    run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${ROOT}[dev,pictures]" ||
         refuse "pip could not install the dependencies in pyproject.toml."
     $dry_run || fingerprint >"$STAMP"
 }

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sdwan.cli.entry import EXIT_ERROR, EXIT_OK
+from sdwan.cli.scenarios import measure, need_root, pair, run_scenarios
 from sdwan.errors import LabError
 
 DEFAULT_NAME = "lab"
@@ -50,7 +51,7 @@ def up(name: str, links: tuple[str, ...], scenario: str | None, bare: bool, outs
     from sdwan.lab.site import Overlay
     from sdwan.lab.topology import build
 
-    _need_root()
+    need_root()
     played = load(scenario) if scenario else parse(_links_as_scenario(links), "--link")
     with ending_cleanly(), build(name, _with_outside(played.plan, outside)) as standing:
         if not bare:
@@ -72,7 +73,7 @@ def down(name: str) -> None:
     """End a standing lab and remove all of it."""
     from sdwan.lab.home import Home, homes
 
-    _need_root()
+    need_root()
     if name not in {home.name for home in homes()}:
         raise LabError(f"no lab {name} stands; `sdwan lab list` shows those that do")
     Home(name).remove()
@@ -85,7 +86,7 @@ def clean(everything: bool) -> None:
     """Remove what dead labs left behind: namespaces, processes, pins, files."""
     from sdwan.lab import home
 
-    _need_root()
+    need_root()
     removed = home.sweep()
     if everything:
         for standing in home.homes():
@@ -120,7 +121,7 @@ def shell(site: str, name: str, command: tuple[str, ...]) -> None:
     """Open a shell in a site of a standing lab, or run COMMAND there."""
     from sdwan.lab.topology import reopen
 
-    _need_root()
+    need_root()
     argv = command or (os.environ.get("SHELL", "/bin/sh"),)
     entered = reopen(name).namespace(site).command(argv)
     os.execvp(entered[0], entered)
@@ -162,7 +163,7 @@ def set_link(number: int, name: str, direction: str, **written: Any) -> None:
     from sdwan.lab.topology import reopen
     from sdwan.lab.values import impairment_values
 
-    _need_root()
+    need_root()
     links = reopen(name).links
     if not 0 <= number < len(links):
         raise LabError(f"lab {name} has no link {number}; there are 0 to {len(links) - 1}")
@@ -177,7 +178,7 @@ def show(number: int, name: str) -> None:
     from sdwan.lab.link import EmulatedLink
     from sdwan.lab.topology import reopen
 
-    _need_root()
+    need_root()
     links = reopen(name).links
     chosen = links[number] if 0 <= number < len(links) else None
     if not isinstance(chosen, EmulatedLink):
@@ -196,7 +197,7 @@ def shape(interface: str, namespace: str, clear: bool, **written: Any) -> None:
     from sdwan.lab.shaping import shape_interface, unshape_interface
     from sdwan.lab.values import impairment_values
 
-    _need_root()
+    need_root()
     if clear:
         unshape_interface(Namespace(namespace), interface)
     else:
@@ -206,41 +207,8 @@ def shape(interface: str, namespace: str, clear: bool, **written: Any) -> None:
 # Scenarios, demo, configuration --------------------------------------------------------------------
 
 
-@lab.command("run", short_help="Play scenarios and judge what came of them.")
-@click.argument("names", nargs=-1, metavar="SCENARIO...")
-@click.option("--all", "everything", is_flag=True, help="All ready scenarios.")
-@json_option
-@site_option
-def run_scenarios(names: tuple[str, ...], everything: bool, as_json: bool, outside: tuple[str, ...]) -> int:
-    """Play scenarios (names, or files of your own), each in a lab of its own, and judge what came of them.
-
-    The exit code is 1 if an expectation was missed.
-    """
-    from rich.console import Console
-
-    from sdwan.lab import report
-    from sdwan.lab.home import ending_cleanly
-    from sdwan.lab.runner import play
-    from sdwan.lab.scenario import load, ready
-    from sdwan.lab.topology import build
-
-    _need_root()
-    chosen = [load(name) for name in (ready() if everything else names)]
-    if not chosen:
-        raise LabError("name a scenario, or use --all; `sdwan lab list` shows the ready ones")
-    console = Console(stderr=as_json, highlight=False)
-    results = []
-    with ending_cleanly():
-        for scenario in chosen:
-            console.print(f"[bold]{scenario.name}[/]: {scenario.description}")
-            with build(f"run{os.getpid()}", _with_outside(scenario.plan, outside)) as standing:
-                results.append(play(scenario, standing, lambda text: console.print(f"  {text}", style="dim")))
-            console.print(report.scenario_view(results[-1]))
-    if as_json:
-        click.echo(json.dumps([result.as_plain() for result in results], indent=2))
-    elif len(results) > 1:
-        console.print(report.summary_view(results))
-    return EXIT_OK if all(result.ok for result in results) else EXIT_ERROR
+lab.add_command(run_scenarios)
+lab.add_command(measure)
 
 
 @lab.command(short_help="Show two sites, two links, a file and a cut cable.")
@@ -252,7 +220,7 @@ def demo(output: Path, size_mb: int) -> int:
     from sdwan.lab.demo import run_demo
     from sdwan.lab.home import ending_cleanly
 
-    _need_root()
+    need_root()
     with ending_cleanly():
         return EXIT_OK if run_demo(output, size_mb * 1_000_000) else EXIT_ERROR
 
@@ -267,9 +235,7 @@ def make_config(directory: Path, hub_address: tuple[str, ...], edges: tuple[str,
     """Make keys and a configuration for a hub and its edges, ready to be copied to real machines."""
     from sdwan.lab.configs import HUB, plan_machines, write_sites
 
-    plans = plan_machines(
-        directory, [_pair(text) for text in hub_address], dict(_pair(text) for text in edges)
-    )
+    plans = plan_machines(directory, [pair(text) for text in hub_address], dict(pair(text) for text in edges))
     write_sites(plans, hub=HUB)
     for plan in plans:
         click.echo(f"{plan.config_file}: {plan.name}, inner address {plan.address}")
@@ -283,20 +249,8 @@ def _links_as_scenario(links: tuple[str, ...]) -> dict[str, Any]:
 def _with_outside(plan: Any, outside: tuple[str, ...]) -> Any:
     from dataclasses import replace
 
-    return replace(plan, outside=dict(_pair(text) for text in outside))
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise LabError(f"{text!r} is no NAME=VALUE")
-    return name, value
+    return replace(plan, outside=dict(pair(text) for text in outside))
 
 
 def _given(written: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in written.items() if value is not None}
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        raise LabError("labs are made of network namespaces, which need root: run with sudo")

@@ -7,7 +7,7 @@ TAPs without offloads show single Ethernet frames, as a wire does, whatever supe
 Started with the path of its control socket (unix, SOCK_SEQPACKET); says ``ready`` on standard output; takes
 one JSON object per connection::
 
-    {"add": WireSpec}      {"status": true}
+    {"add": WireSpec}      {"status": true}      {"look": true}
     {"set": {"loss_ppm": 1000}, "wire": "link0", "direction": "both"}
 
 and lives until it is killed; its devices vanish with it. One process for all wires of a lab: under load its
@@ -138,6 +138,12 @@ class Wire:
             for side, (name, pipe) in enumerate(zip(DIRECTIONS, self.pipes, strict=True))
         }
 
+    def look(self, now_ns: int) -> list[list[int]]:
+        """Return [bytes queued, ns the oldest of them has waited, bytes delivered] of each direction."""
+        return [
+            [pipe.queued_bytes, pipe.waiting_ns(now_ns), pipe.counters.delivered_bytes] for pipe in self.pipes
+        ]
+
     def close(self) -> None:
         """Give the devices back."""
         for descriptor in self.taps:
@@ -193,9 +199,21 @@ class Emulator:
             self._add(WireSpec(**request["add"]))
         elif "set" in request:
             self._wire(request.get("wire")).change(request["set"], request.get("direction", "both"))
+        elif "look" in request:
+            return self._look()
         elif "status" not in request:
-            raise LabError(f"no such request: {', '.join(request)}; there are add, set, status")
+            raise LabError(f"no such request: {', '.join(request)}; there are add, set, status, look")
         return {name: wire.status() for name, wire in self.wires.items()}
+
+    def _look(self) -> dict[str, Any]:
+        """Return what changes all the time, cheap enough to be asked for ten times a second."""
+        now_ns = time.monotonic_ns()
+        lateness = zip(*(pipe.lateness for wire in self.wires.values() for pipe in wire.pipes), strict=True)
+        return {
+            "wires": {name: wire.look(now_ns) for name, wire in self.wires.items()},
+            "lateness": [sum(step) for step in lateness],
+            "cpu_ns": time.process_time_ns(),
+        }
 
     def _wire(self, name: Any) -> Wire:
         if name not in self.wires:

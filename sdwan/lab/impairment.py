@@ -36,6 +36,10 @@ BUFFER_NS_DEFAULT = 50_000_000
 ETHERNET_BYTES = 14
 FLYING_FRAMES_MAX = 32_768
 """Frames on the way at most (50 MB), so that a long delay on an unlimited link cannot eat the memory."""
+LATENESS_BITS = 17
+"""How late frames were asked for is counted in steps of 2^17 ns = 131 µs ..."""
+LATENESS_STEPS = 64
+"""... up to 8 ms; the last step holds all that were later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,9 @@ class Pipe(Generic[Frame]):
         self.counters = PipeCounters()
         self._chance = chance
         self._in_burst = False
-        self._queue: deque[tuple[int, Frame]] = deque()  # waiting for the rate, head in service
+        self.lateness = [0] * LATENESS_STEPS
+        """Frames by how much later than due they were asked for: is whoever calls ``due`` punctual?"""
+        self._queue: deque[tuple[int, Frame, int]] = deque()  # (size, frame, since), head in service
         self._queued_bytes = 0
         self._head_finish_ns = 0
         self._flying: deque[tuple[int, int, Frame]] = deque()  # (arrival_ns, size, frame), in order
@@ -172,6 +178,15 @@ class Pipe(Generic[Frame]):
     def in_transit(self) -> int:
         """Frames queued or on their way."""
         return len(self._queue) + len(self._flying) + len(self._held)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes waiting for the rate, as of the last call of another method."""
+        return self._queued_bytes
+
+    def waiting_ns(self, now_ns: int) -> int:
+        """Return how long the oldest waiting frame has waited: the delay of the buffer."""
+        return now_ns - self._queue[0][2] if self._queue else 0
 
     def change(self, impairment: Impairment, *, now_ns: int) -> None:
         """Do something else from now on; the frame in service keeps its remaining bits, at the new rate."""
@@ -203,7 +218,7 @@ class Pipe(Generic[Frame]):
         elif self._queued_bytes + size_bytes > self._buffer_bytes(now_ns):
             self.counters.buffer_full += 1
             return
-        self._queue.append((size_bytes, frame))
+        self._queue.append((size_bytes, frame, now_ns))
         self._queued_bytes += size_bytes
 
     def due(self, *, now_ns: int) -> list[Frame]:
@@ -213,11 +228,12 @@ class Pipe(Generic[Frame]):
         while True:
             held_first = self._held and (not self._flying or self._held[0][0] < self._flying[0][0])
             if held_first and self._held[0][0] <= now_ns:
-                _, _, size_bytes, frame = heapq.heappop(self._held)
+                arrival_ns, _, size_bytes, frame = heapq.heappop(self._held)
             elif not held_first and self._flying and self._flying[0][0] <= now_ns:
-                _, size_bytes, frame = self._flying.popleft()
+                arrival_ns, size_bytes, frame = self._flying.popleft()
             else:
                 return arrived
+            self.lateness[min((now_ns - arrival_ns) >> LATENESS_BITS, LATENESS_STEPS - 1)] += 1
             self.counters.delivered += 1
             self.counters.delivered_bytes += size_bytes
             arrived.append(frame)
@@ -246,7 +262,7 @@ class Pipe(Generic[Frame]):
     def _serve(self, now_ns: int) -> None:
         """Send on what the rate has let through by now."""
         while self._queue and self._head_finish_ns <= now_ns:
-            size_bytes, frame = self._queue.popleft()
+            size_bytes, frame, _ = self._queue.popleft()
             self._queued_bytes -= size_bytes
             finish_ns = self._head_finish_ns
             self._take_off(frame, size_bytes, finish_ns)

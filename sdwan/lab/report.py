@@ -8,7 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sdwan.lab.runner import Result
+from sdwan.lab.result import Result
+from sdwan.lab.targets import METRICS
+
+EVENTS_SHOWN = 20
 
 
 def table(title: str, *figures: str) -> Table:
@@ -37,40 +40,45 @@ def percent(share_ppm: float | None, digits: int = 1) -> str:
 
 def scenario_view(result: Result) -> RenderableType:
     """Lay out one scenario: what happened, what was measured, what was expected."""
-    figures = table(f"Scenario {result.scenario}", "")
-    if result.probes_sent is not None:
-        figures.add_row("longest gap of the 5 ms stream", figure(result.longest_gap_ms, "ms"))
-        figures.add_row("probes lost", f"{result.probes_lost} of {result.probes_sent}")
-        delays = f"{figure(result.delay_median_ms, '')} / {figure(result.delay_p99_ms, 'ms')}"
-        figures.add_row("one-way delay, median / 99 %", delays)
-    if result.tcp_mbps is not None:
-        retransmits = f"{figure(result.tcp_mbps, 'Mbit/s')}, {result.tcp_retransmits} retransmits"
-        figures.add_row("TCP", retransmits)
-    if result.udp_mbps is not None:
-        figures.add_row("UDP", f"{figure(result.udp_mbps, 'Mbit/s')}, {percent(result.udp_lost_ppm, 3)} lost")
-    figures.add_row("shares of the links", " : ".join(percent(share, 0) for share in result.shares_ppm))
+    figures = table(f"Scenario {result.scenario}", "", *(["rounds"] if len(result.rounds) > 1 else []))
+    for name, value in result.figures.items():
+        metric = METRICS[name]
+        rounds = [f"{found[name]:.4g}" for found in result.rounds if name in found]
+        cells = [figure(value, metric.unit, 1 if metric.unit else 0)]
+        figures.add_row(metric.text, *cells, *([" ".join(rounds)] if len(result.rounds) > 1 else []))
+    figures.add_row("shares of the links", " : ".join(f"{share:.0f} %" for share in result.shares))
     parts: list[RenderableType] = [figures]
     if result.events:
-        parts.append(Text("\n".join(f"  {event}" for event in result.events), "dim"))
-    if result.checks:
+        parts.append(Text("\n".join(f"  {event}" for event in result.events[:EVENTS_SHOWN]), "dim"))
+    if result.verdicts:
         checks = table("expected", "", "measured", "")
-        for check in result.checks:
-            checks.add_row(check.name, check.wanted, check.measured, mark(check.ok))
+        for verdict in result.verdicts:
+            checks.add_row(METRICS[verdict.metric].text, verdict.target, verdict.measured, mark(verdict.met))
         parts.append(checks)
+    if result.doubt:
+        parts.append(Text(result.doubt, "bold yellow"))
     return Group(*parts)
 
 
 def summary_view(results: Sequence[Result]) -> Table:
-    """Lay out several scenarios, a line each."""
-    made = table("Scenarios", "gap", "probes lost", "TCP", "UDP", "UDP lost", "")
+    """Lay out several scenarios: a line for each expectation, or one where nothing is expected."""
+    made = table("Scenarios", "", "wanted", "measured", "")
     for result in results:
-        made.add_row(
-            result.scenario,
-            figure(result.longest_gap_ms, "ms"),
-            "-" if result.probes_lost is None else str(result.probes_lost),
-            figure(result.tcp_mbps, "Mbit/s"),
-            figure(result.udp_mbps, "Mbit/s"),
-            percent(result.udp_lost_ppm, 3),
-            mark(result.ok),
-        )
+        name = Text.assemble(result.scenario, (" ?", "bold yellow") if result.doubt else "")
+        for verdict in result.verdicts:
+            text = METRICS[verdict.metric].text
+            made.add_row(name, text, verdict.target, verdict.measured, mark(verdict.met))
+            name = Text("")
+        if not result.verdicts:
+            made.add_row(name, "nothing is expected", "", "", "")
     return made
+
+
+def missed_view(results: Sequence[Result]) -> RenderableType:
+    """Say loudly what was missed, or that nothing was."""
+    missed = [(result, verdict) for result in results for verdict in result.verdicts if not verdict.met]
+    total = sum(len(result.verdicts) for result in results)
+    if not missed:
+        return Text(f"all {total} expectations met", "bold green")
+    names = ", ".join(f"{result.scenario} ({METRICS[v.metric].text})" for result, v in missed)
+    return Text(f"MISSED {len(missed)} of {total}: {names}", "bold red")

@@ -1,133 +1,121 @@
 """Plays a scenario on a lab and judges what came of it.
 
-In comes a ``Scenario``; out comes a ``Result``: figures, the checks the scenario asked for, and what the
-kernel counted per link. Loads run from the first site to the hub. Steps happen at their time after the loads
-began; a step that fails ends the run with its error, for a scenario half played proves nothing.
+In comes a ``Scenario``; out comes a ``Result``: figures (medians over the rounds), a verdict on each
+expectation, and the last round over time. The product is started once; between rounds every link gets its
+first impairments back and all paths must be up again. Steps happen at their time after the loads began; one
+that fails ends the run with its error, for a scenario half played proves nothing.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from datetime import datetime, timezone
 
 from sdwan.io.maps import Maps
 from sdwan.lab.configs import Settings
-from sdwan.lab.scenario import ExpectPart, Scenario, StepPart
+from sdwan.lab.figures import path_shares, round_figures
+from sdwan.lab.loads import LoadRecord, Loads
+from sdwan.lab.result import Result, Trail
+from sdwan.lab.scenario import Scenario, StepPart
+from sdwan.lab.series import Sampler, Series
 from sdwan.lab.site import Edge, Overlay, overlay
-from sdwan.lab.stream import Gap, probe_stream
+from sdwan.lab.targets import judge, medians
 from sdwan.lab.topology import Lab
-from sdwan.lab.traffic import Iperf, IperfResult
 from sdwan.lab.values import impairment_values
 from sdwan.model import PATHS_PER_PEER
 
 # Implementation constants --------------------------------------------------------------------------
 
-UDP_BYTES = 1200
 PATH_EVENT = " path_state "
 """How the edge's log marks a path that goes from one state to another."""
-TCP_PORT, UDP_PORT = 5201, 5202
 SETTLE_S = 1.0
 """After the tunnel is up, before the loads begin: addresses are resolved, the MTU is found."""
+BACK_TIMEOUT_S = 30.0
 
 Say = Callable[[str], None]
 """Tell whoever watches what happens now."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One expectation and what became of it."""
-
-    name: str
-    wanted: str
-    measured: str
-    ok: bool
-
-
-@dataclass
-class Result:
-    """What came of a scenario; figures that were not measured are None."""
-
-    scenario: str
-    ok: bool = True
-    longest_gap_ms: float | None = None
-    probes_sent: int | None = None
-    probes_lost: int | None = None
-    delay_median_ms: float | None = None
-    delay_p99_ms: float | None = None
-    tcp_mbps: float | None = None
-    tcp_retransmits: int | None = None
-    udp_mbps: float | None = None
-    udp_lost_ppm: int | None = None
-    shares_ppm: list[int] = field(default_factory=list)
-    """Of the bytes the first site sent through the tunnel, by path."""
-    events: list[str] = field(default_factory=list)
-    path_changes: list[str] = field(default_factory=list)
-    """What the edges logged about their paths from the first load on."""
-    checks: list[Check] = field(default_factory=list)
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return JSON-ready data."""
-        return asdict(self)
-
-
-def play(scenario: Scenario, lab: Lab, say: Say = lambda _: None) -> Result:
+def play(scenario: Scenario, lab: Lab, say: Say = lambda _: None, *, rounds: int | None = None) -> Result:
     """Start the product on a lab that stands, play the scenario, end the product, judge.
+
+    ``rounds`` replaces the scenario's own number.
 
     Raises:
         LabError: the product does not come up, a load or a step fails.
     """
     settings = Settings(extra=scenario.settings)
+    result = Result(scenario.name)
     say("keys, configurations, edges")
     with overlay(lab, hub=scenario.hub, rates_known=scenario.rates_known, settings=settings) as running:
-        time.sleep(SETTLE_S)
-        return _play_on(scenario, lab, running, say)
+        for number in range(rounds or scenario.rounds):
+            if number:
+                _reset(scenario, lab, running)
+            time.sleep(SETTLE_S)
+            say(f"round {number + 1} of {rounds or scenario.rounds}")
+            _play_round(scenario, lab, running, say, result)
+    result.figures = medians(result.rounds)
+    result.verdicts = judge(result.figures, scenario.expect)
+    result.ok = all(verdict.met for verdict in result.verdicts)
+    return result
 
 
-def _play_on(scenario: Scenario, lab: Lab, running: Overlay, say: Say) -> Result:
-    result = Result(scenario.name)
-    source, target = lab.namespace(scenario.sites[0]), lab.namespace(scenario.hub)
-    address = running.edges[scenario.hub].address
-    before = sent_bytes(running, scenario.sites[0])
-    duration_s = scenario.duration / 1e9
+def _play_round(scenario: Scenario, lab: Lab, running: Overlay, say: Say, result: Result) -> None:
+    """Play once; figures are added to the result, the rest of it is replaced."""
+    result.events.clear()
     with ExitStack() as stack:
-        stream = stack.enter_context(probe_stream(source, target, address)) if scenario.loads.probe else None
-        loads: dict[str, Iperf] = {}
-        if scenario.loads.tcp:
-            loads["tcp"] = Iperf(
-                source, target, address, duration_s=duration_s, streams=scenario.loads.tcp, port=TCP_PORT
-            )
-        if scenario.loads.udp:
-            loads["udp"] = Iperf(
-                source, target, address, duration_s=duration_s, datagram_bytes=UDP_BYTES,
-                rate_bps=scenario.loads.udp, port=UDP_PORT,
-            )  # fmt: skip
-        for load in loads.values():
-            stack.callback(load.close)
+        loads = Loads(scenario, lab, running)
+        stack.callback(loads.close)
+        loads.idle()
+        _restart_traces(scenario, lab)
+        sampler = Sampler(lab, running, *scenario.ends)
+        sampler.start()
+        stack.callback(sampler.end)
         logged = {name: edge.log.stat().st_size for name, edge in running.edges.items()}
-        begin_ns = time.monotonic_ns()
-        for step in sorted(scenario.steps, key=lambda step: step.at):
-            _sleep_until(begin_ns + step.at)
+        begin_ns = loads.start()
+        for at_ns, step in scenario.happenings():
+            _sleep_until(begin_ns + at_ns)
             text = _describe(step)
             say(text)
-            result.events.append(f"{step.at / 1e9:g} s: {text}")
+            result.events.append(f"{at_ns / 1e9:g} s: {text}")
             _take(step, lab, running)
-        _sleep_until(begin_ns + scenario.duration)
-        _note_loads(result, {name: load.wait() for name, load in loads.items()})
-        if stream is not None:
-            _note_gap(result, stream.stop().judge(begin_ns, begin_ns + scenario.duration))
-    after = sent_bytes(running, scenario.sites[0])
-    result.shares_ppm = shares_ppm(before, after, len(lab.ports(scenario.sites[0])))
+        _sleep_until(begin_ns + scenario.total_ns)
+        record = loads.finish()
+        series = sampler.stop()
     result.path_changes = [
         f"{name}: {line}" for name, edge in running.edges.items() for line in path_changes(edge, logged[name])
     ]
-    result.checks = judge(result, scenario.expect)
-    result.ok = all(check.ok for check in result.checks)
-    return result
+    result.rounds.append(round_figures(scenario, record, series))
+    result.shares = path_shares(series)
+    result.trail = _trail(scenario, lab, record, series, result)
+
+
+def _restart_traces(scenario: Scenario, lab: Lab) -> None:
+    """Begin every trace anew, so that loads meet the same piece of it each time."""
+    for link, cable in zip(lab.links, scenario.plan.cables, strict=True):
+        for way, impairment in (("forward", cable.spec.forward), ("backward", cable.spec.backward)):
+            if impairment.trace:
+                link.change({"trace": impairment.trace}, way)
+
+
+def _reset(scenario: Scenario, lab: Lab, running: Overlay) -> None:
+    """Give every link what it had at first, and wait until all paths are up again."""
+    touched = {step.link for step in scenario.steps}
+    pulled = {step.link for step in scenario.steps if step.carrier is not None}
+    for number in touched:
+        spec = scenario.plan.cables[number].spec
+        if number in pulled:
+            for end in range(2):
+                lab.links[number].set_carrier(end, True)
+        lab.links[number].change(asdict(spec.forward), "forward")
+        lab.links[number].change(asdict(spec.backward), "backward")
+    running.wait_up(timeout_s=BACK_TIMEOUT_S)
 
 
 def sent_bytes(running: Overlay, site: str) -> list[int]:
@@ -188,52 +176,24 @@ def _describe(step: StepPart) -> str:
     return f"{step.site}: {str(step.edge).replace('_', ' ')}"
 
 
-def _note_loads(result: Result, loads: dict[str, IperfResult]) -> None:
-    if tcp := loads.get("tcp"):
-        result.tcp_mbps = tcp.goodput_bps / 1e6
-        result.tcp_retransmits = tcp.retransmits
-    if udp := loads.get("udp"):
-        result.udp_mbps = udp.packets * UDP_BYTES * 8 / udp.duration_s / 1e6
-        result.udp_lost_ppm = udp.lost * 1_000_000 // max(1, udp.lost + udp.packets)
+_STATE = re.compile(r"(\S+)Z .*path_state .*link=(\S+) .*state=(\S+)")
 
 
-def _note_gap(result: Result, gap: Gap) -> None:
-    result.longest_gap_ms = gap.longest_ns / 1e6
-    result.probes_sent, result.probes_lost = gap.sent, gap.lost
-    result.delay_median_ms, result.delay_p99_ms = gap.delay_median_ns / 1e6, gap.delay_p99_ns / 1e6
-
-
-def judge(result: Result, expect: ExpectPart) -> list[Check]:
-    """Compare figures with expectations; one that was not measured is not met."""
-    checks: list[Check] = []
-
-    def at_most(name: str, limit: float | None, measured: float | None, unit: str) -> None:
-        if limit is not None:
-            ok = measured is not None and measured <= limit
-            checks.append(Check(name, f"≤ {limit:g} {unit}", _shown(measured, unit), ok))
-
-    def at_least(name: str, limit: float | None, measured: float | None, unit: str) -> None:
-        if limit is not None:
-            ok = measured is not None and measured >= limit
-            checks.append(Check(name, f"≥ {limit:g} {unit}", _shown(measured, unit), ok))
-
-    goodput_mbps = result.tcp_mbps if result.tcp_mbps is not None else result.udp_mbps
-    at_most("longest gap", _scaled(expect.longest_gap, 1e6), result.longest_gap_ms, "ms")
-    at_most("probes lost", expect.probes_lost, result.probes_lost, "")
-    at_most("UDP lost", _scaled(expect.udp_lost, 1e4), _scaled(result.udp_lost_ppm, 1e4), "%")
-    at_most("delay, 99 of 100 probes", _scaled(expect.delay_p99, 1e6), result.delay_p99_ms, "ms")
-    at_least("goodput", _scaled(expect.goodput, 1e6), goodput_mbps, "Mbit/s")
-    smallest = min(result.shares_ppm, default=None)
-    at_least("smallest share of a link", _scaled(expect.used, 1e4), _scaled(smallest, 1e4), "%")
-    return checks
-
-
-def _scaled(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor
-
-
-def _shown(measured: float | None, unit: str) -> str:
-    return "not measured" if measured is None else f"{measured:.4g} {unit}".strip()
+def _trail(scenario: Scenario, lab: Lab, record: LoadRecord, series: Series, result: Result) -> Trail:
+    """Put together what a picture of the last round needs."""
+    near, far = scenario.ends
+    trail = Trail(record.begin_ns, series, pings=record.pings)
+    trail.links = [port.interface for port in lab.ports(near) if port.far_site == far]
+    if record.stream is not None:
+        trail.delays = [(sent, (arrived - sent) / 1e6) for _, sent, arrived in record.stream.arrivals]
+    trail.events = [(at_ns / 1e9, _describe(step)) for at_ns, step in scenario.happenings()]
+    wall_begin_s = time.time() - (time.monotonic_ns() - record.begin_ns) / 1e9
+    for line in result.path_changes:
+        found = _STATE.search(line) if line.startswith(f"{near}:") else None
+        if found:
+            moment = datetime.fromisoformat(found[1]).replace(tzinfo=timezone.utc).timestamp()
+            trail.states.append((moment - wall_begin_s, found[2], found[3]))
+    return trail
 
 
 def _sleep_until(moment_ns: int) -> None:

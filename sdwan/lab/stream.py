@@ -1,10 +1,11 @@
-"""A probe stream: a small datagram every 5 ms, and the longest silence a listener had to bear.
+"""A probe stream: datagrams at even intervals, the fate of each, and the longest silence a listener bore.
 
 Two processes, one in each namespace, as a voice call has two ends::
 
-    python -m sdwan.lab.stream receive ADDRESS PORT                 (ready; at SIGTERM: one JSON line)
-    python -m sdwan.lab.stream send ADDRESS PORT INTERVAL_NS        (at SIGTERM: one JSON line)
+    python -m sdwan.lab.stream receive ADDRESS PORT                              (ready; at SIGTERM: JSON)
+    python -m sdwan.lab.stream send ADDRESS PORT INTERVAL_NS SIZE FLOWS DSCP     (ready; at SIGTERM: JSON)
 
+By default one flow, a small datagram every 5 ms. Several flows are several source ports that take turns.
 Both read the same clock, since namespaces share a machine, and ask for real-time scheduling: the stream
 measures the network, not the queue for the CPU. ``ProbeStream`` runs the pair, ``Record`` judges what came.
 """
@@ -22,7 +23,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -41,7 +42,7 @@ SETTLE_S = 0.7
 """After the last probe was sent, until the receiver is asked: longer than any ready scenario delays."""
 END_TIMEOUT_S = 5.0
 _PROBE = struct.Struct("!QQ")
-_PAYLOAD_BYTES = 160
+PAYLOAD_BYTES = 160
 """A 20 ms frame of G.711, what a voice call sends."""
 
 
@@ -57,6 +58,7 @@ class Gap:
     late: int
     """Probes that arrived after a later one."""
     delay_median_ns: int
+    delay_p95_ns: int
     delay_p99_ns: int
     started_ns: int
     """When the longest gap began, CLOCK_MONOTONIC."""
@@ -100,21 +102,34 @@ class Record:
             sent=last - first,
             late=late,
             delay_median_ns=delays[len(delays) // 2],
+            delay_p95_ns=delays[len(delays) * 95 // 100],
             delay_p99_ns=delays[len(delays) * 99 // 100],
             started_ns=started_ns,
         )
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a stream sends."""
+
+    interval_ns: int = INTERVAL_NS
+    """Of each flow."""
+    payload_bytes: int = PAYLOAD_BYTES
+    flows: int = 1
+    dscp: int = 0
+
+
 class ProbeStream:
     """A running pair; ``stop`` ends it and returns the record."""
 
-    def __init__(self, source: Namespace, target: Namespace, address: str, *, interval_ns: int, port: int):
+    def __init__(self, source: Namespace, target: Namespace, address: str, shape: Shape, port: int):
         module = [sys.executable, "-m", "sdwan.lab.stream"]
         where = [address, str(port)]
-        self._interval_ns = interval_ns
+        self._interval_ns = shape.interval_ns // shape.flows
+        what = map(str, (self._interval_ns, shape.payload_bytes, shape.flows, shape.dscp))
         self._receiver = target.start([*module, "receive", *where], stdout=subprocess.PIPE)
         wait_line(self._receiver, "ready", self._receiver.stdout)
-        self._sender = source.start([*module, "send", *where, str(interval_ns)], stdout=subprocess.PIPE)
+        self._sender = source.start([*module, "send", *where, *what], stdout=subprocess.PIPE)
         wait_line(self._sender, "ready", self._sender.stdout)
 
     def stop(self) -> Record:
@@ -135,10 +150,10 @@ class ProbeStream:
 
 @contextmanager
 def probe_stream(
-    source: Namespace, target: Namespace, address: str, *, interval_ns: int = INTERVAL_NS, port: int = PORT
+    source: Namespace, target: Namespace, address: str, shape: Shape | None = None, *, port: int = PORT
 ) -> Iterator[ProbeStream]:
     """Run a stream from ``source`` to ``address`` in ``target`` for the length of a ``with``."""
-    stream = ProbeStream(source, target, address, interval_ns=interval_ns, port=port)
+    stream = ProbeStream(source, target, address, shape or Shape(), port)
     try:
         yield stream
     finally:
@@ -171,19 +186,22 @@ def _receive(address: str, port: int, stop: _Stop) -> dict[str, Any]:
     return {"numbers": list(numbers), "sent_ns": list(sent_ns), "arrived_ns": list(arrived_ns)}
 
 
-def _send(address: str, port: int, interval_ns: int, stop: _Stop) -> dict[str, Any]:
+def _send(address: str, port: int, shape: Shape, stop: _Stop) -> dict[str, Any]:
+    """Send until asked to stop; ``shape.interval_ns`` is that between two datagrams of any flow."""
     timer = Timer()
-    filling = bytes(_PAYLOAD_BYTES - _PROBE.size)
-    with _socket(address) as client:
-        client.connect((address, port))
+    filling = bytes(shape.payload_bytes - _PROBE.size)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_socket(address, shape.dscp)) for _ in range(shape.flows)]
+        for client in clients:
+            client.connect((address, port))
         print("ready", flush=True)
         first_ns = time.monotonic_ns()
         count = 0
         while not stop.asked:
-            timer.set(first_ns + count * interval_ns)
+            timer.set(first_ns + count * shape.interval_ns)
             select.select([timer.descriptor], [], [])
             with suppress(OSError):  # unreachable for the moment: that is what is being measured
-                client.send(_PROBE.pack(count, time.monotonic_ns()) + filling)
+                clients[count % shape.flows].send(_PROBE.pack(count, time.monotonic_ns()) + filling)
             count += 1
     return {"count": count, "first_ns": first_ns}
 
@@ -199,9 +217,14 @@ class _Stop:
         self.asked = True
 
 
-def _socket(address: str) -> socket.socket:
-    family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-    return socket.socket(family, socket.SOCK_DGRAM)
+def _socket(address: str, dscp: int = 0) -> socket.socket:
+    if ip_address(address).version == 6:
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+    else:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+    return made
 
 
 def main(arguments: list[str]) -> None:
@@ -212,7 +235,7 @@ def main(arguments: list[str]) -> None:
     if role == "receive":
         result = _receive(address, port, stop)
     else:
-        result = _send(address, port, int(arguments[3]), stop)
+        result = _send(address, port, Shape(*map(int, arguments[3:7])), stop)
     print(json.dumps(result))
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sdwan.errors import LabError
@@ -19,6 +22,8 @@ from sdwan.lab.namespace import Namespace
 
 PORT = 5_201
 CONGESTION_CONTROL = "cubic"
+PING_LOST_MS = 1000.0
+"""What a lost ping counts as."""
 PATIENCE_S = 15.0
 """A client may take this much longer than its measurement: set-up through a slow tunnel, last packets."""
 
@@ -157,3 +162,57 @@ def ping(source: Namespace, address: str, *, count: int = 20, interval_s: float 
         raise LabError(f"ping said {text[-200:]!r}")
     minimum, average, maximum = map(float, times.groups()) if times else (float("inf"),) * 3
     return PingResult(int(counts[1]), int(counts[2]), minimum, average, maximum)
+
+
+class Pinging:
+    """A ping that runs until it is stopped; its lines go to a file, for they are more than a pipe holds."""
+
+    def __init__(self, source: Namespace, address: str, file: Path, *, interval_ns: int, dscp: int = 0):
+        self._file = file
+        self._wall_less_monotonic_ns = time.time_ns() - time.monotonic_ns()
+        command = ["ping", "-n", "-D", "-i", f"{interval_ns / 1e9:g}", "-Q", str(dscp << 2), address]
+        with file.open("wb") as output:
+            self._process = source.start(command, stdout=output, stderr=output)
+
+    def stop(self) -> list[PingSample]:
+        """End it and return every ping, in the order of sending."""
+        self._process.send_signal(signal.SIGINT)
+        self.close()
+        return parse_ping(self._file.read_text(errors="replace"), self._wall_less_monotonic_ns)
+
+    def close(self) -> None:
+        """End it, however it is."""
+        try:
+            self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class PingSample:
+    """One ping."""
+
+    moment_ns: int
+    """When the answer came, CLOCK_MONOTONIC; of a lost one, when the next answer came."""
+    rtt_ms: float
+    """``PING_LOST_MS`` if no answer came before a later one's."""
+
+
+_ANSWER = re.compile(r"\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([\d.]+) ms")
+_SEQUENCES = 1 << 16
+
+
+def parse_ping(text: str, wall_less_monotonic_ns: int) -> list[PingSample]:
+    """Read what ``ping -D`` printed; a number that was left out is a lost ping."""
+    samples: list[PingSample] = []
+    expected = 1
+    for match in _ANSWER.finditer(text):
+        moment_ns = int(float(match[1]) * 1e9) - wall_less_monotonic_ns
+        skipped = (int(match[2]) - expected) % _SEQUENCES
+        if skipped >= _SEQUENCES // 2:
+            continue  # a late or second answer: it was counted lost, or counted already
+        samples += [PingSample(moment_ns, PING_LOST_MS)] * skipped
+        samples.append(PingSample(moment_ns, float(match[3])))
+        expected = (int(match[2]) + 1) % _SEQUENCES
+    return samples

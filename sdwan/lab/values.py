@@ -15,18 +15,9 @@ from typing import Any
 from sdwan.config.values import Wrong, parse_duration, parse_rate, show
 from sdwan.errors import LabError
 from sdwan.lab.impairment import MILLION
-
-# Specification constants ---------------------------------------------------------------------------
-
-MAHIMAHI_FRAME_BITS = 1500 * 8
-"""One delivery opportunity of a mahimahi trace, one line: a millisecond and a frame (mm-link(1))."""
+from sdwan.lab.traces import CELLULAR_PIECE_NS, PIECES_MAX, Trace, cellular, read_mahimahi
 
 # Implementation constants --------------------------------------------------------------------------
-
-TRACE_PIECE_MS = 20
-"""Mahimahi opportunities are counted in pieces this long."""
-TRACE_PIECES_MAX = 4_000
-"""80 s of a mahimahi trace; the description must fit one message to the emulator."""
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
 _SIZE = re.compile(r"(\d{1,9})\s*(k|m)?b?")
@@ -62,31 +53,26 @@ def parse_flag(value: Any) -> bool:
     return value
 
 
-def parse_trace(value: Any) -> tuple[tuple[int, int], ...]:
-    """Parse a trace: a list of ``[duration, rate]``, or the name of a mahimahi file."""
+def parse_trace(value: Any) -> Trace:
+    """Parse a trace: a list of ``[duration, rate]``, the name of a mahimahi file, or how to make one."""
     if isinstance(value, str):
         return read_mahimahi(Path(value))
+    if isinstance(value, dict):
+        return _parse_cellular(value)
     if not isinstance(value, list) or not all(isinstance(piece, list) and len(piece) == 2 for piece in value):
         raise Wrong(f"{show(value)} is no trace", "a file, or a list such as [[200ms, 20mbit], [50ms, 0]]")
     return tuple((parse_duration(duration), 0 if rate == 0 else parse_rate(rate)) for duration, rate in value)
 
 
-def read_mahimahi(path: Path) -> tuple[tuple[int, int], ...]:
-    """Read a mahimahi trace: one line per frame that could be sent, the millisecond since the start."""
-    try:
-        moments_ms = [int(line) for line in path.read_text().split()]
-    except (OSError, ValueError) as error:
-        raise Wrong(
-            f"{path} is no mahimahi trace ({error})", "one whole number of milliseconds a line"
-        ) from None
-    pieces = max(moments_ms, default=0) // TRACE_PIECE_MS + 1
-    if not moments_ms or min(moments_ms) < 0 or pieces > TRACE_PIECES_MAX:
-        raise Wrong(f"{path} is empty or too long", f"at most {TRACE_PIECES_MAX * TRACE_PIECE_MS // 1000} s")
-    frames = [0] * pieces
-    for moment_ms in moments_ms:
-        frames[moment_ms // TRACE_PIECE_MS] += 1
-    piece_ns = TRACE_PIECE_MS * 1_000_000
-    return tuple((piece_ns, count * MAHIMAHI_FRAME_BITS * 1000 // TRACE_PIECE_MS) for count in frames)
+def _parse_cellular(value: dict[str, Any]) -> Trace:
+    right = "{cellular: SEED, length: 60s, from: 1mbit, to: 20mbit}"
+    if value.keys() != {"cellular", "length", "from", "to"} or not isinstance(value["cellular"], int):
+        raise Wrong(f"{show(value)} does not say how to make a trace", right)
+    length_ns = parse_duration(value["length"])
+    low_bps, high_bps = parse_rate(value["from"]), parse_rate(value["to"])
+    if length_ns > PIECES_MAX * CELLULAR_PIECE_NS or not 0 < low_bps < high_bps:
+        raise Wrong(f"{show(value)} is too long, or its rates are not in order", right)
+    return cellular(value["cellular"], length_ns, low_bps, high_bps)
 
 
 KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {

@@ -17,8 +17,10 @@ from sdwan.lab.demo_view import DemoView
 from sdwan.lab.home import Home
 from sdwan.lab.impairment import Impairment
 from sdwan.lab.link import LinkSpec
-from sdwan.lab.runner import Result, judge, shares_ppm
-from sdwan.lab.scenario import ExpectPart, load, parse, ready
+from sdwan.lab.result import Result
+from sdwan.lab.runner import shares_ppm
+from sdwan.lab.scenario import load, measured, parse, ready
+from sdwan.lab.targets import judge
 from sdwan.lab.topology import Cable, Lab, Plan
 
 SMALL = {"links": [{"rate": "10mbit"}], "duration": "2s"}
@@ -54,7 +56,14 @@ def test_impairments_of_one_direction_stand_over_those_of_both():
         ({"steps": [{"at": "1s", "carrier": True, "edge": "kill"}]}, "exactly one"),
         ({"steps": [{"at": "1s", "site": "mars", "edge": "kill"}]}, "mars"),
         ({"steps": [{"at": "1s", "set": {"loss": "much"}}]}, "steps.0.set.loss"),
+        ({"steps": [{"at": "1s", "every": "0s", "carrier": True}]}, "every"),
+        ({"duration": "7000s", "steps": [{"at": "1s", "every": "100ms", "edge": "kill"}]}, "would happen"),
+        ({"loads": {"rival": 3}}, "no link 3"),
+        ({"loads": {"stream": {"flows": 0}}}, "flows"),
         ({"expect": {"goodput": 5}}, "expect.goodput"),
+        ({"expect": {"beauty": "9%"}}, "expect.beauty"),
+        ({"expect": {"our_share": ["65%", "35%"]}}, "expect.our_share"),
+        ({"expect": ["goodput"]}, "section"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(change, named):
@@ -75,11 +84,28 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         load("no-such-scenario")
 
 
+def test_every_measured_situation_expects_something_and_all_but_the_long_one_take_half_an_hour_at_most():
+    scenarios = [load(name) for name in measured()]
+    assert all(scenario.expect for scenario in scenarios)
+    assert not any(scenario.rates_known for scenario in scenarios), "bandwidth is to be found, not typed in"
+    planned_s = sum(scenario.planned_ns() for scenario in scenarios if scenario.name != "soak") / 1e9
+    assert planned_s < 30 * 60
+
+
+def test_a_step_may_come_again_and_again():
+    step = {"at": "500ms", "every": "600ms", "set": {"rate": "5mbit"}}
+    again = parse({**SMALL, "steps": [{"at": "900ms", "carrier": False}, step]}, "test")
+    moments = [
+        (at_ns // 10**6, "rate" if happening.set else "carrier") for at_ns, happening in again.happenings()
+    ]
+    assert moments == [(500, "rate"), (900, "carrier"), (1100, "rate"), (1700, "rate")]
+
+
 # Judging -------------------------------------------------------------------------------------------
 
 
 def test_expectations_are_judged_by_what_was_measured():
-    result = Result("x", longest_gap_ms=100.0, probes_lost=5, udp_mbps=9.0, udp_lost_ppm=2_000)
+    figures = {"longest_gap": 100.0, "probes_lost": 5.0, "goodput": 9.0, "udp_lost": 0.2}
     expect = parse(
         {
             **SMALL,
@@ -87,17 +113,25 @@ def test_expectations_are_judged_by_what_was_measured():
         },
         "test",
     ).expect
-    verdicts = {check.name: check.ok for check in judge(result, expect)}
-    assert verdicts == {"longest gap": False, "probes lost": True, "goodput": True, "UDP lost": False}
+    verdicts = {verdict.metric: verdict.met for verdict in judge(figures, expect)}
+    assert verdicts == {"longest_gap": False, "probes_lost": True, "goodput": True, "udp_lost": False}
+
+
+@pytest.mark.parametrize(
+    ("share", "met"), [(20.0, [False, True]), (50.0, [True, True]), (70.0, [True, False])]
+)
+def test_a_pair_is_bounded_on_both_sides(share, met):
+    expect = parse({**SMALL, "expect": {"our_share": ["35%", "65%"]}}, "test").expect
+    assert [verdict.met for verdict in judge({"our_share": share}, expect)] == met
 
 
 def test_what_was_not_measured_is_not_met():
-    checks = judge(Result("x"), ExpectPart(probes_lost=0))
-    assert [(check.ok, check.measured) for check in checks] == [(False, "not measured")]
+    expect = parse({**SMALL, "expect": {"probes_lost": 0}}, "test").expect
+    assert [(verdict.met, verdict.measured) for verdict in judge({}, expect)] == [(False, "not measured")]
 
 
 def test_what_is_not_expected_is_not_judged():
-    assert judge(Result("x", longest_gap_ms=9e9), ExpectPart()) == []
+    assert judge({"longest_gap": 9e9}, ()) == []
 
 
 def test_shares_are_of_what_was_sent_meanwhile():
@@ -106,12 +140,20 @@ def test_shares_are_of_what_was_sent_meanwhile():
 
 
 def test_a_result_is_json_and_a_table():
-    result = Result("x", longest_gap_ms=1.5, probes_sent=9, probes_lost=0, tcp_mbps=1.0, udp_mbps=2.0)
-    result.checks = judge(result, ExpectPart(probes_lost=0))
-    assert json.loads(json.dumps(result.as_plain()))["checks"][0]["ok"] is True
+    figures = {"longest_gap": 1.5, "probes_lost": 0.0, "emulator_cpu": 90.0}
+    expect = parse({**SMALL, "expect": {"probes_lost": 0, "goodput": "1mbit"}}, "test").expect
+    result = Result("x", False, figures, [figures], judge(figures, expect))
+    assert json.loads(json.dumps(result.as_plain()))["checks"][0]["met"] is True
+    assert result.rows()[1] == {
+        "name": "x", "metric": "goodput", "target": "≥ 1 Mbit/s", "value": None, "unit": "Mbit/s",
+        "met": False,
+    }  # fmt: skip
     console = Console(record=True, width=120)
-    console.print(report.scenario_view(result), report.summary_view([result]))
-    assert "1.5 ms" in console.export_text()
+    console.print(report.scenario_view(result), report.summary_view([result]), report.missed_view([result]))
+    shown = console.export_text()
+    assert "1.5 ms" in shown
+    assert "MISSED 1 of 2: x (goodput)" in shown
+    assert "do not trust" in shown, "an emulator short of CPU makes any figure doubtful"
 
 
 # Configurations ------------------------------------------------------------------------------------
