@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from sdwan import model
-from sdwan.core import wire
+from sdwan.config.schema import BpfConfig
+from sdwan.core import sent, wire
+from sdwan.io import layout, ring
 
 ROOT = Path(__file__).parents[2]
 ABI = (ROOT / "bpf" / "abi.h").read_text()
@@ -94,6 +96,22 @@ def test_every_kernel_reason_has_a_slot_in_the_drops_map():
 )
 def test_c_and_python_share_a_constant(c_name, python):
     assert defines()[c_name] == python
+
+
+def test_the_maps_layout_has_one_number_and_it_is_in_the_default_pin_path():
+    assert defines()["SDWAN_SCHEMA"] == layout.SCHEMA
+    assert layout.DEFAULT_PIN_ROOT.name == f"v{layout.SCHEMA}"
+    assert BpfConfig().pin_root == layout.DEFAULT_PIN_ROOT
+
+
+def test_the_ring_knows_data_by_its_types():
+    first, last = ring._DATA_TYPE_FIRST, ring._DATA_TYPE_LAST
+    assert set(range(first, last + 1)) == set(wire.DATA_TYPES)
+
+
+def test_the_sent_log_reads_fields_the_ring_has():
+    in_c = {name: size for name, _, size in struct_fields("tx_record")}
+    assert {name: sent.SENT[name].itemsize for name in sent.SENT.names}.items() <= in_c.items()
 
 
 # The header's layout -----------------------------------------------------------------------------
