@@ -24,6 +24,8 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 _DATA_TYPE_FIRST, _DATA_TYPE_LAST = 0x01, 0x04
 """SUPER to BUNDLE: the types that share the DATA counter."""
+_SEGMENTS_MAX = 128
+"""Datagrams in one record (UDP_MAX_SEGMENTS, include/linux/udp.h)."""
 _U32 = 0xFFFFFFFF
 
 
@@ -98,13 +100,13 @@ class TxRing:
         asked = (low - low[0]).view(np.int32).astype(np.int64)  # relative to the first: they may wrap
         order = np.argsort(asked)
         wanted = asked[order]
-        rows = self._data_of(peer)
+        distance = (self._records["first_counter"].view(">u4") - low[0]).view(np.int32)
+        near = (distance > wanted[0] - _SEGMENTS_MAX) & (distance <= wanted[-1])
+        rows = self._copy_where(near & self._is_data_of(peer))
         first = (rows["first_counter"] - low[0]).view(np.int32).astype(np.int64)
-        end = first + rows["segments"]
-        near = np.flatnonzero((end > wanted[0]) & (first <= wanted[-1]))
-        newest = _newest_covering(wanted, first[near], end[near])
+        newest = _newest_covering(wanted, first, first + rows["segments"])
         known = newest >= 0
-        asked_at, rows = order[known], rows[near[newest[known]]]
+        asked_at, rows = order[known], rows[newest[known]]
         sequences = rows["first_sequence"] + (low[asked_at] - rows["first_counter"])
         took = zip(rows["path"].tolist(), sequences.tolist(), rows["time_ns"].tolist(), strict=True)
         return {first_counters[at]: found for at, found in zip(asked_at.tolist(), took, strict=True)}
@@ -116,21 +118,24 @@ class TxRing:
             Runs of datagrams with consecutive counters and link sequences: first counter, how many, first
             link sequence (all low 32 bits). A burst is cut where ``after_sequence`` lies within it.
         """
-        rows = self._data_of(peer)
+        rows = self._copy_where(self._is_data_of(peer) & (self._records["path"] == path))
         start = np.uint32((after_sequence + 1) & _U32)
         known = (start - rows["first_sequence"]).view(np.int32).clip(0)
         left = rows["segments"] - known
-        chosen = np.flatnonzero((left > 0) & (rows["path"] == path))
+        chosen = np.flatnonzero(left > 0)
         skip = known[chosen].astype(np.uint32)
         counters, sequences = rows["first_counter"][chosen] + skip, rows["first_sequence"][chosen] + skip
         return list(zip(counters.tolist(), left[chosen].tolist(), sequences.tolist(), strict=True))
 
-    def _data_of(self, peer: int) -> Records:
-        """Copy the records of a peer's DATA datagrams, oldest first; counters in the machine's order."""
-        records = self._records
-        kinds = records["type"]
+    def _is_data_of(self, peer: int) -> Records:
+        kinds = self._records["type"]
         is_data = (kinds >= _DATA_TYPE_FIRST) & (kinds <= _DATA_TYPE_LAST)
-        slots = np.flatnonzero(is_data & (records["peer"] == peer))
+        return np.asarray(is_data & (self._records["peer"] == peer))
+
+    def _copy_where(self, mask: Records) -> Records:
+        """Copy the records of a mask, oldest first; counters in the machine's order."""
+        records = self._records
+        slots = np.flatnonzero(mask)
         oldest = np.searchsorted(slots, int(self._head[0]) % len(records))
         slots = np.concatenate((slots[oldest:], slots[:oldest]))
         numbers = records["number"][slots]
