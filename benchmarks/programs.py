@@ -17,7 +17,7 @@ from sdwan.errors import LabError
 from sdwan.io import bpf, bpfsys
 from sdwan.io.maps import Maps, Weights
 from sdwan.lab.home import Home
-from sdwan.model import DEFAULT_PORT, PATH_CHOOSE
+from sdwan.model import DEFAULT_PORT, PATH_CHOOSE, SteerMode
 
 # Specification constants (linux/pkt_cls.h, linux/bpf.h) --------------------------------------------
 
@@ -37,6 +37,9 @@ SEGMENTS = 8
 TUNNEL = ("192.0.2.1", "192.0.2.2")
 RECEIVER = 0x12345678
 SINGLE = 0x02
+EARLIEST_CLASS = 1
+NS_PER_KIB, BOUND_US = 100_000, 4000
+"""82 Mbit/s a path: all that is kept for earliest delivery is known and moves on with every run."""
 
 
 def costs_ns() -> dict[str, float]:
@@ -53,7 +56,7 @@ def costs_ns() -> dict[str, float]:
 
 
 def _configure(maps: Maps) -> None:
-    """One peer with two paths of equal weight, and its receiver."""
+    """One peer with two paths of equal weight: by shares in class 0, by backlog in class 1."""
     maps.config["mark"] = MARK
     maps.set_port(DEFAULT_PORT)
     for path in range(2):
@@ -61,7 +64,11 @@ def _configure(maps: Maps) -> None:
             1, path, ifindex=LOOPBACK, up=True, ipv6=False, mtu=1500, source=TUNNEL[1],
             source_port=DEFAULT_PORT, remote=TUNNEL[0], remote_port=DEFAULT_PORT,
         )  # fmt: skip
-    maps.write_weights({(1, 0): Weights(shares=(1.0, 1.0, 0, 0, 0, 0, 0, 0))})
+    rates = {"ns_per_kib": (NS_PER_KIB,) * 2, "delay_us": (0, 1000), "bound_us": (BOUND_US,) * 2}
+    maps.write_weights({
+        (1, 0): Weights(shares=(1.0, 1.0)),
+        (1, EARLIEST_CLASS): Weights(SteerMode.EARLIEST, (1.0, 1.0), **rates),
+    })  # fmt: skip
     maps.set_receiver(RECEIVER, 1)
     maps.add_link(LOOPBACK)
 
@@ -79,10 +86,14 @@ def _frame(destination: str, header: Header, payload_bytes: int, *, protocol: in
     return bytes(12) + b"\x08\x00" + ip + udp
 
 
-def _outgoing(number: int) -> tuple[bytes, bytes]:
-    header = Header(path=PATH_CHOOSE, class_flags=0, receiver=RECEIVER, type=SINGLE, counter=number)
+def _outgoing(number: int, traffic_class: int = 0) -> tuple[bytes, bytes]:
+    header = Header(PATH_CHOOSE, traffic_class, RECEIVER, SINGLE, counter=number)
     frame = _frame("198.18.0.1", header, PLAIN_BYTES)
     return frame, bpfsys.skb_context(mark=MARK)
+
+
+def _outgoing_earliest(number: int) -> tuple[bytes, bytes]:
+    return _outgoing(number, EARLIEST_CLASS)
 
 
 def _outgoing_burst(number: int) -> tuple[bytes, bytes]:
@@ -114,6 +125,7 @@ class Case:
 
 CASES: dict[str, Case] = {
     "steer, plain": Case("sdwan_steer", _outgoing, TC_REDIRECT),
+    "steer, earliest": Case("sdwan_steer", _outgoing_earliest, TC_REDIRECT),
     f"steer, burst of {SEGMENTS}": Case("sdwan_steer", _outgoing_burst, TC_REDIRECT),
     "count, plain": Case("sdwan_count", _incoming, TC_UNSPEC),
     "account, plain": Case("sdwan_account", _incoming, TC_UNSPEC),
