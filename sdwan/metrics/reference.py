@@ -21,6 +21,9 @@ With `metrics: {listen: 127.0.0.1:9105}` in the configuration an edge serves the
 `http://127.0.0.1:9105/metrics` in the Prometheus text format. Times are in seconds, sizes in bytes, rates in
 bits per second, ratios from 0 to 1. A series that was not measured yet is absent rather than 0.
 
+`sdwan edge status` and [`sdwan edge top`](top.md) show the same figures in a terminal; [events.md](events.md)
+tells where decisions and their reasons are found.
+
 | metric | kind | labels | meaning |
 |---|---|---|---|
 """

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sdwan.cli import output
+from sdwan.cli.edge_view import status_view
 from sdwan.metrics import LinkSnapshot, PathSnapshot, PeerSnapshot, Snapshot
 from sdwan.model import DropReason, PathState
 
@@ -41,7 +42,7 @@ def test_units(write: Any, value: Any, written: str) -> None:
 def shown(status: dict[str, Any]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=output.PIPE_WIDTH, highlight=False, markup=False)
-    console.print(output.status_view(status))
+    console.print(status_view(status))
     return stream.getvalue()
 
 
@@ -50,7 +51,8 @@ def test_status_tells_paths_links_peers_and_drops() -> None:
         site="berlin", uptime_ns=10**13, tun_mtu_bytes=1428, heartbeat_age_ns=10**7, dataplane_starts=1,
         paths=(PathSnapshot(
             peer="hub", path=0, link="dsl", remote="203.0.113.1:4510", state=PathState.UP, rtt_ns=12_000_000,
-            loss_out_ppm=200, share_ppm=600_000, sent_bps=94_000_000,
+            loss_out_ppm=200, share_ppm=600_000, sent_bps=94_000_000, capacity_bps=100_000_000,
+            queue_ns=3_000_000,
         ),),
         links=(LinkSnapshot(link="dsl", interface="eth0", up=False),),
         peers=(PeerSnapshot(peer="hub"), PeerSnapshot(peer="van", session_age_ns=10**10)),
@@ -58,8 +60,11 @@ def test_status_tells_paths_links_peers_and_drops() -> None:
     )  # fmt: skip
     lines = [" ".join(line.split()) for line in shown(snapshot.as_plain()).splitlines()]
     assert lines[0] == "site berlin, up 2.8 h, TUN MTU 1428, data plane alive, 1 start(s)"
-    assert "hub 0 dsl 203.0.113.1:4510 up 60 % 94.0 Mbit/s 0 bit/s 12.0 ms - 0.02 % - -" in lines
-    assert "dsl eth0 down 0 B 0 B - -" in lines
+    assert (
+        "hub 0 dsl 203.0.113.1:4510 up 60 % 94.0 Mbit/s 100.0 Mbit/s 0 bit/s 12.0 ms - 3.00 ms 0.02 % - -"
+        in lines
+    )
+    assert "dsl eth0 down - 0 B 0 B - -" in lines
     assert "hub none 0 0 B 0 B 0 0 0" in lines
     assert "van 10 s 0 0 B 0 B 0 0 0" in lines
     assert "forged 3" in lines and not any("loop" in line for line in lines)
