@@ -67,11 +67,7 @@ class KernelView:
     def describe(maps: Maps) -> tuple[list[int], str]:
         """Return the descriptors of what a data plane may see, and how; they stay ``maps``' own."""
         shown = [
-            {
-                "map": name,
-                "entries": len(maps.live[name]),
-                "value": describe_dtype(maps.live[name].dtype),
-            }
+            {"map": name, "entries": len(maps.live[name]), "value": describe_dtype(maps.live[name].dtype)}
             for name in _SHOWN
         ]
         return [maps.descriptors[name] for name in _SHOWN], json.dumps(shown)

@@ -17,6 +17,7 @@ import pytest
 from sdwan.core.wire import Type
 from sdwan.errors import KernelError
 from sdwan.io.kernelview import KernelView
+from sdwan.io.layout import describe_dtype, dtype_of
 from sdwan.io.maps import Weights
 from sdwan.model import SteerMode
 from tests.packet.runner import PEER, Kernel, datagram
@@ -151,8 +152,6 @@ def test_a_descriptor_that_is_no_map_is_refused(handed):
 
 def test_every_live_map_survives_its_description(kernel):
     """Offsets, arrays and records within records, as BCC saw them in C."""
-    from sdwan.io.layout import describe_dtype, dtype_of
-
     for name, view in kernel.maps.live.items():
         assert dtype_of(json.loads(json.dumps(describe_dtype(view.dtype)))) == view.dtype, name
     assert dtype_of(describe_dtype(np.dtype("u8"))) == np.dtype("u8")
