@@ -111,13 +111,18 @@ def _base_delay_ns(path: Path) -> int | None:
 
 
 def _capacity(path: Path) -> dict[str, Any]:
+    """Return what the estimator knows; before its first sample, only what the operators configured."""
     estimator = path.estimator
+    if not estimator.is_known:
+        named = [rate for rate in (path.place.rate_up_bps, path.peer_rate_bps) if rate]
+        return {"capacity_bps": min(named, default=None), "loss_out_ppm": path.prober.loss_ppm}
     return {
         "capacity_bps": estimator.capacity_bps,
+        "capacity_state": estimator.state.value,
         "delivered_bps": estimator.delivered_bps,
         "queue_ns": estimator.queue_ns,
-        "loss_out_ppm": estimator.loss_ppm if estimator.is_known else path.prober.loss_ppm,
-        "estimator": estimator.state.value,
+        "loss_out_ppm": estimator.loss_ppm,
+        "samples_refused": estimator.refused,
     }
 
 
