@@ -38,13 +38,20 @@ _COMPACT = 1024
 
 
 class KeptBytes:
-    """What all peers' kept datagrams weigh together, against one bound."""
+    """What all peers' kept datagrams weigh together, against one bound; who keeps most gives way."""
 
-    __slots__ = ("limit", "total")
+    __slots__ = ("limit", "members", "total")
 
     def __init__(self, limit: int = KEPT_BYTES_MAX) -> None:
         self.limit = limit
         self.total = 0
+        self.members: list[Kept] = []
+
+    def fattest(self, asking: Kept) -> Kept:
+        """Return who gives way: whoever asks, if half of everything is his."""
+        if asking.size_bytes * 2 >= self.total:
+            return asking
+        return max(self.members, key=lambda kept: kept.size_bytes)
 
 
 @dataclass(slots=True)
@@ -62,6 +69,12 @@ class Burst:
     resends: bytearray | None = None
     """How often each was sent again; None = none was."""
     resent_ns: int = 0
+    """When any of them was."""
+
+    @property
+    def traffic_class(self) -> int:
+        """The class its header shows."""
+        return self.data[_CLASS_AT] & CLASS_MASK
 
     def size_of(self, start: int, stop: int) -> int:
         """Bytes of rows ``start..stop-1``."""
@@ -113,6 +126,7 @@ class Kept:
         self.missed = 0
         """Datagrams asked for that were not kept (any more)."""
         self._budget = budget
+        budget.members.append(self)
         self._allowance = Allowance()
         self._firsts: list[int] = []
         self._bursts: list[Burst] = []
@@ -129,7 +143,6 @@ class Kept:
     def keep(self, payload: memoryview, rows: int, stride: int, next_counter: int, now_ns: int) -> None:
         """Keep a copy of ``rows`` sealed datagrams just sent; ``next_counter`` is the peer's (64 bit)."""
         keep_ns = self._keep_ns[payload[_CLASS_AT] & CLASS_MASK]
-        self._allowance.earn(len(payload), now_ns)
         if not keep_ns:
             return
         at = (rows - 1) * stride
@@ -141,6 +154,7 @@ class Kept:
                 self.keep(payload[start : start + stride], 1, stride, next_counter, now_ns)
             return
         burst = Burst(first, rows, stride, len(payload) - at, now_ns, now_ns + keep_ns, bytes(payload))
+        self._allowance.earn(len(payload), now_ns)
         self._make_room(len(payload), now_ns)
         self._insert(burst)
 
@@ -158,9 +172,13 @@ class Kept:
 
     def _make_room(self, size_bytes: int, now_ns: int) -> None:
         self.forget_old(now_ns)
-        while self._head < len(self._bursts) and self._budget.total + size_bytes > self._budget.limit:
-            self.evicted += self._bursts[self._head].rows
-            self._forget_first()
+        while self._budget.total and self._budget.total + size_bytes > self._budget.limit:
+            self._budget.fattest(self).evict_first()
+
+    def evict_first(self) -> None:
+        """Forget the oldest burst before its time."""
+        self.evicted += self._bursts[self._head].rows
+        self._forget_first()
 
     def forget_old(self, now_ns: int) -> None:
         """Forget what is not worth sending any more."""
@@ -182,13 +200,15 @@ class Kept:
         while self._bursts:
             self._forget_first()
 
+    def close(self) -> None:
+        """Give the memory back for good: the peer is removed."""
+        self.forget_all()
+        self._budget.members.remove(self)
+
     # find -------------------------------------------------------------------------------------
 
-    def take(self, first: int, count: int, next_counter: int, now_ns: int, *, at_once: bool) -> list[Piece]:
-        """Return what of ``count`` counters from ``first`` on (low 32 bits) goes again, and count it as gone.
-
-        ``at_once``: without a pause since the last time (its path has become suspect).
-        """
+    def take(self, first: int, count: int, next_counter: int, now_ns: int) -> list[Piece]:
+        """Return what of ``count`` counters from ``first`` on (low 32 bits) goes again; count it as gone."""
         wide = widen(first & (COUNTER_MODULUS - 1), next_counter)
         end = min(wide + count, next_counter)
         at = max(bisect_right(self._firsts, wide, self._head) - 1, self._head)
@@ -198,30 +218,30 @@ class Kept:
             burst = self._bursts[at]
             start, stop = max(wide - burst.first, 0), min(end - burst.first, burst.rows)
             found += max(stop - start, 0)
-            pieces += self._due(burst, start, stop, now_ns, at_once)
+            pieces += self._due(burst, start, stop, now_ns)
             at += 1
         self.missed += max(end - wide, 0) - found
         return pieces
 
-    def _due(self, burst: Burst, start: int, stop: int, now_ns: int, at_once: bool) -> list[Piece]:
+    def _due(self, burst: Burst, start: int, stop: int, now_ns: int) -> list[Piece]:
         """Return the runs of rows that may be sent again now."""
         if start >= stop or burst.deadline_ns <= now_ns:
             return []
         if burst.resends is None:
             burst.resends = bytearray(burst.rows)
-        elif not at_once and now_ns - burst.resent_ns < self.pause_ns and any(burst.resends[start:stop]):
-            return []
+        most = 1 if now_ns - burst.resent_ns < self.pause_ns else RESENDS_MAX
         pieces: list[Piece] = []
         for row in range(start, stop):
             size = burst.size_of(row, row + 1)
-            if burst.resends[row] >= RESENDS_MAX or not self._allowance.spend(size, now_ns):
+            if burst.resends[row] >= most or not self._allowance.spend(size, now_ns):
                 continue
             burst.resends[row] += 1
-            burst.resent_ns = now_ns
             if pieces and pieces[-1][2] == row:
                 pieces[-1] = (burst, pieces[-1][1], row + 1)
             else:
                 pieces.append((burst, row, row + 1))
+        if pieces:
+            burst.resent_ns = now_ns
         return pieces
 
 

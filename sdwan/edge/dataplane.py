@@ -30,6 +30,7 @@ from sdwan.edge.delivery import Delivery
 from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
+from sdwan.edge.resending import Resender
 from sdwan.errors import KernelError, WireError
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
@@ -63,6 +64,7 @@ class DataPlane:
             self._poll.register(descriptor, select.EPOLLIN)
         self._outward = Outward(tun, segmentation=segmentation, drop=self._drop, want_session=self._want)
         self._delivery = Delivery(tun, offload, drop=self._drop)
+        self._resender = Resender(segmentation=segmentation, drop=self._drop)
         self._inward = Inward(
             sessions=self._sessions,
             peers=self._peers,
@@ -71,6 +73,7 @@ class DataPlane:
             confirmed=self._confirm,
             plain=self._pass_plain,
             opened=self._pass_opened,
+            asked=self._resender.asked,
         )
         self._handlers = {
             channel.SetPeer: self._set_peer,
@@ -80,6 +83,7 @@ class DataPlane:
             channel.Retire: self._retire,
             channel.Forget: self._forget,
             channel.SealControl: self._seal_control,
+            channel.Suspect: self._suspect,
         }
 
     # the loop ---------------------------------------------------------------------------------
@@ -90,8 +94,9 @@ class DataPlane:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         board_due_ns = 0
         inward, outward, delivery, tun = self._inward, self._outward, self._delivery, self._tun
+        resender = self._resender
         while self._running:
-            waits = delivery.anything_waits
+            waits = delivery.anything_waits or resender.waiting
             events = poll.poll(WAIT_BUSY_S if waits else WAIT_IDLE_S)
             for descriptor, _ in events:
                 if descriptor == tun:
@@ -103,6 +108,7 @@ class DataPlane:
             now_ns = monotonic_ns()
             if waits:
                 delivery.settle(now_ns)
+                resender.pump(now_ns)
             if now_ns >= board_due_ns:
                 board_due_ns = now_ns + BOARD_INTERVAL_NS
                 self._to_board(now_ns)
@@ -226,6 +232,7 @@ class DataPlane:
             return
         peer.forget()
         self._delivery.forget(peer)
+        self._resender.forget(peer)
         for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
             del self._sessions[index]
         for sock in peer.senders.values():
@@ -297,6 +304,11 @@ class DataPlane:
         session = self._sessions.pop(message.local_index, None)
         if session is not None:
             self._choose_session(self._peers[session.peer_number])
+
+    def _suspect(self, message: channel.Suspect) -> None:
+        peer = self._peers.get(message.peer)
+        if peer is not None and message.path < PATHS_PER_PEER:
+            self._resender.suspect(peer, message.path, message.sequence, monotonic_ns())
 
     def _seal_control(self, message: channel.SealControl) -> None:
         peer = self._peers.get(message.peer)

@@ -134,7 +134,7 @@ class Peer:
     def forget(self) -> None:
         """Give back what waits and what is kept: the peer is removed."""
         self.order.drop_all()
-        self.kept.forget_all()
+        self.kept.close()
 
     def add_sender(self, sock: socket.socket) -> None:
         """Send through this socket too (one per outer address family)."""

@@ -25,6 +25,7 @@ from sdwan.edge.gate import Gate
 from sdwan.edge.inward import BURSTS_PER_PUMP, Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
+from sdwan.edge.resending import Resender
 from sdwan.io.tun import Offload
 from sdwan.model import DropReason
 from tests.unit import packets
@@ -163,6 +164,7 @@ class Site:
             want_session=self.wanted.append, gate=gate, clock=clock,
         )  # fmt: skip
         self.delivery = Delivery(self.tun.descriptor, offload, drop=self._drop)
+        self.resender = Resender(segmentation=segmentation, drop=self._drop)
         self.inward = Inward(
             sessions=self.sessions,
             peers=self.peers,
@@ -171,6 +173,7 @@ class Site:
             confirmed=lambda session: self.confirmed.append(session.local_index),
             plain=lambda _, datagram: self.plain.append(bytes(datagram)),
             opened=lambda _burst, _session, path, plaintext: self.control.append((path, plaintext)),
+            asked=self.resender.asked,
         )
 
     def _drop(self, reason: DropReason, count: int) -> None:
@@ -227,6 +230,7 @@ class Site:
     def settle(self) -> list[bytes]:
         """Let the loop look after waiting packets; return the frames written to the TUN."""
         self.delivery.settle(self.clock.now_ns)
+        self.resender.pump(self.clock.now_ns)
         return self.tun.written()
 
     def close(self) -> None:
