@@ -58,8 +58,8 @@ class Place:
     rate_down_bps: int | None = None
     is_backup: bool = False
     """Only when no other link is usable."""
-    quota_left_bytes: int | None = None
-    """Of the month; None = no quota."""
+    is_used_up: bool = False
+    """Its quota of the month is spent."""
 
     @property
     def ipv6(self) -> bool:
@@ -145,7 +145,7 @@ class Path:
             is_backup=self.place.is_backup,
             rtt_ns=self.rtt_ns,
             jitter_ns=self.jitter_ns,
-            quota_left_bytes=self.place.quota_left_bytes,
+            quota_left_bytes=0 if self.place.is_used_up else None,
             queue_target_ns=self.estimator.queue_target_ns,
         )
 

@@ -188,6 +188,7 @@ class Edge:
 
     def _chores(self) -> None:
         self._timers["chores"] = self._loop.call_later(CHORES_S, self._chores)
+        self._site.count_quotas()
         self._probes.on_tick()
         self._telemetry.on_tick()
         heartbeat_ns = int(self._plane.board.total[0]["heartbeat_ns"]) or self._started_ns

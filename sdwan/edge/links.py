@@ -44,6 +44,8 @@ class Links:
         self.states = {config.name: LinkState(config) for config in configs}
         self.drained: dict[str, int] = {}
         """Since when (CLOCK_MONOTONIC) an operator wants no new data on a link; a reload changes nothing."""
+        self.used_up: set[str] = set()
+        """Links whose quota of the month is spent."""
 
     def configure(self, configs: Iterable[LinkConfig]) -> None:
         """Take new wishes for the links there are (a reload adds and removes none)."""
@@ -114,6 +116,8 @@ class Links:
             weight=0.0 if config.name in self.drained else config.weight,
             rate_up_bps=config.rate_up_bps,
             rate_down_bps=config.rate_down_bps,
+            is_backup=config.only_when_needed,
+            is_used_up=config.name in self.used_up,
         )
 
 

@@ -44,15 +44,16 @@ class Memory:
             rates[f"{peer}/{path}"] = rate_bps
             self._is_stale = True
 
-    def quota(self, link: str) -> dict[str, Any]:
+    def quota(self, link: str) -> str:
         """Return what ``note_quota`` was told of a link last; empty when nothing."""
         found = self._data["quota"].get(link)
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, str) else ""
 
-    def note_quota(self, link: str, state: dict[str, Any]) -> None:
+    def note_quota(self, link: str, state: str) -> None:
         """Remember what of a link's quota is used."""
-        self._data["quota"][link] = state
-        self._is_stale = True
+        if self._data["quota"].get(link) != state:
+            self._data["quota"][link] = state
+            self._is_stale = True
 
     def save(self) -> None:
         """Write the file if something changed; a full disk costs the memory, not the tunnel."""

@@ -25,12 +25,13 @@ from sdwan.core.actions import (
     SetShape,
     SetShares,
 )
+from sdwan.core.classes import ClassSpec
 from sdwan.core.handshake import Handshaker, SessionKeys
 from sdwan.core.mtu import BASE_BYTES
 from sdwan.core.path import Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
-from sdwan.core.schedule import Decision, mode_in_force, turns
+from sdwan.core.schedule import Decision, turns
 from sdwan.core.sent import Rows
 from sdwan.core.tunnel import Tunnel
 from sdwan.core.wire import Header, Type
@@ -43,7 +44,7 @@ from sdwan.errors import HandshakeError, KernelError
 from sdwan.io.clock import entropy
 from sdwan.io.logs import get_log
 from sdwan.io.maps import Maps, Weights
-from sdwan.model import CLASSES, PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER, SteerMode
+from sdwan.model import CLASSES, PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER
 
 log = get_log(__name__)
 
@@ -86,6 +87,7 @@ class Peering:
         number: int,
         config: PeerConfig,
         endpoints: Sequence[Endpoint],
+        specs: Sequence[ClassSpec],
         shared: Resources,
         *,
         now_ns: int,
@@ -109,13 +111,16 @@ class Peering:
         self.tunnel = Tunnel(
             connects=bool(endpoints), pace=pace_of(shared.config), entropy=entropy, now_ns=now_ns
         )
-        self.configure(config, endpoints, now_ns=now_ns)
+        self.configure(config, endpoints, specs, now_ns=now_ns)
 
     # Wishes -----------------------------------------------------------------------------------------
 
-    def configure(self, config: PeerConfig, endpoints: Sequence[Endpoint], *, now_ns: int) -> None:
-        """Take the peer's section of the configuration."""
+    def configure(
+        self, config: PeerConfig, endpoints: Sequence[Endpoint], specs: Sequence[ClassSpec], *, now_ns: int
+    ) -> None:
+        """Take the peer's section of the configuration, and the traffic classes of the site."""
         self.config = config
+        self.tunnel.specs = specs
         for number in {n for n, _, _ in self.endpoints} - {n for n, _, _ in endpoints}:
             self._drop_path(number, now_ns)
         self.endpoints = endpoints
@@ -350,7 +355,7 @@ class Peering:
     def _write_weights(self) -> None:
         self.shared.maps.write_weights({
             (self.number, number): Weights(
-                self._mode_of(number, decision),
+                decision.mode,
                 decision.shares,
                 decision.ns_per_kib,
                 decision.delay_us,
@@ -358,11 +363,6 @@ class Peering:
             )
             for number, decision in enumerate(self.decisions)
         })  # fmt: skip
-
-    def _mode_of(self, number: int, decision: Decision) -> SteerMode:
-        """Return the mode the policy decided on, unless the steering section insists on another."""
-        wanted = self.shared.config.steering.mode_of(number)
-        return decision.mode if wanted is SteerMode.EARLIEST else mode_in_force(wanted, decision)
 
     def _turns(self) -> tuple[int, ...]:
         """Return how bursts are dealt between the address families of the paths in use."""

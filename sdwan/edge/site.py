@@ -21,12 +21,14 @@ from sdwan.edge.load import Load
 from sdwan.edge.memory import Memory
 from sdwan.edge.peering import Endpoint, Peering, Resources
 from sdwan.edge.plane import Plane
+from sdwan.edge.policy import classifier_of
+from sdwan.edge.quotas import Quotas
 from sdwan.errors import CommandError, HandshakeError, KernelError, WireError
 from sdwan.io import entry, netlink
-from sdwan.io.clock import entropy, now_ns, random_u64
+from sdwan.io.clock import entropy, now_ns, random_u64, today
 from sdwan.io.keyfile import read_key
 from sdwan.io.logs import get_log
-from sdwan.io.maps import Maps
+from sdwan.io.maps import LinkStats, Maps
 from sdwan.io.monitor import Change, LinkEvent
 from sdwan.model import PATHS_PER_PEER
 
@@ -73,6 +75,8 @@ class Site:
         self.is_unattached = False
         """An interface appeared, or the entry device went away: the programs must be attached again."""
         self.memory = Memory(config.memory_file)
+        self.quotas = Quotas(self.memory)
+        self.classifier = classifier_of(config)
         self._load = Load()
         self._tun_mtu_is_stale = False
         self._probes_ns = 0
@@ -92,6 +96,9 @@ class Site:
         keys = {peer.name: read_key(peer.preshared_key) for peer in config.peers if peer.preshared_key}
         self.config = self._shared.config = config
         self.links.configure(config.links)
+        self.quotas.configure(config.links)
+        self.classifier = classifier_of(config)
+        self.plane.send(channel.SetClasses(self.classifier.to_json()))
         moment_ns = now_ns()
         wanted = {peer.public_key: peer for peer in config.peers}
         for number, peering in tuple(self.peerings.items()):
@@ -104,12 +111,12 @@ class Site:
             known = self.peerings.get(numbers.get(peer.public_key, 0))
             if known is not None:
                 old = set(known.config.prefixes)
-                known.configure(peer, endpoints[peer.name], now_ns=moment_ns)
+                known.configure(peer, endpoints[peer.name], self.classifier.specs, now_ns=moment_ns)
                 kernel.delete_routes(config, [p for p in old if p not in peer.prefixes])
             else:
                 number = place if place not in self.peerings else self._free_number()
                 self.peerings[number] = Peering(
-                    number, peer, endpoints[peer.name], self._shared, now_ns=moment_ns
+                    number, peer, endpoints[peer.name], self.classifier.specs, self._shared, now_ns=moment_ns
                 )
             kernel.add_routes(config, peer.prefixes)
         self._tun_mtu_is_stale = True
@@ -159,6 +166,7 @@ class Site:
     def on_plane_started(self) -> None:
         """Set a new data plane up; sessions begin anew, since keys and counters died with the old one."""
         self.handshaker.restart(random_u64())
+        self.plane.send(channel.SetClasses(self.classifier.to_json()))
         self._opened[:] = 0
         for peering in self.peerings.values():
             peering.on_plane_started(now_ns=now_ns())
@@ -232,6 +240,18 @@ class Site:
                 peering.on_timer(now_ns=moment_ns)
         if self._tun_mtu_is_stale:
             self._set_tun_mtu()
+
+    def count_quotas(self) -> None:
+        """Count what the links carried; those whose quota is spent carry data only when no other can."""
+        if not self.quotas:
+            return
+        stats = self.maps.link_stats()
+        carried = {name: stats.get(s.ifindex, LinkStats()) for name, s in self.links.states.items()}
+        for name in self.quotas.on_counters(carried, today=today()):
+            is_used_up = not self.quotas.left_bytes(name)
+            (self.links.used_up.add if is_used_up else self.links.used_up.discard)(name)
+            self._refresh_places(now_ns())
+            log.warning("quota_used_up" if is_used_up else "quota_anew", link=name)
 
     def _read_ring(self, moment_ns: int) -> None:
         for peer, sends in split(self.maps.ring.read_new()).items():

@@ -6,6 +6,7 @@ Everything that decides is pure and gets ``now_ns`` and ``entropy`` handed in; t
 from __future__ import annotations
 
 import os
+from datetime import date
 from time import monotonic_ns
 
 now_ns = monotonic_ns
@@ -18,3 +19,9 @@ entropy = os.urandom
 def random_u64() -> int:
     """Return an unpredictable number of 64 bits that is not 0."""
     return int.from_bytes(os.urandom(8), "big") or 1
+
+
+def today() -> tuple[int, int, int]:
+    """Return year, month and day of this machine's calendar."""
+    found = date.today()
+    return found.year, found.month, found.day

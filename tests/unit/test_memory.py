@@ -12,13 +12,13 @@ from sdwan.edge.memory import ENTRIES_MAX, Memory
 def test_what_was_noted_is_there_after_a_restart(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "state" / "berlin.json")
     memory.note_capacity("hub", 1, 48_000_000)
-    memory.note_quota("lte", {"month": "2026-11", "bytes": 7})
+    memory.note_quota("lte", "seven bytes")
     memory.save()
     again = Memory(tmp_path / "state" / "berlin.json")
     assert again.capacity_bps("hub", 1) == 48_000_000
     assert again.capacity_bps("hub", 0) is None
-    assert again.quota("lte") == {"month": "2026-11", "bytes": 7}
-    assert again.quota("dsl") == {}
+    assert again.quota("lte") == "seven bytes"
+    assert again.quota("dsl") == ""
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     memory = Memory(path)
     assert memory.capacity_bps("hub", 0) is None
-    assert memory.quota("lte") == {}
+    assert memory.quota("lte") == ""
 
 
 def test_the_memory_is_bounded(tmp_path: Path) -> None:
