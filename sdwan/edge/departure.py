@@ -15,10 +15,10 @@ from sdwan.core import ecn, wire
 from sdwan.core.classes import READY, ClassSpec
 from sdwan.core.fairqueue import Entry, Grant
 from sdwan.core.queue import Budget, Lane, Queue
-from sdwan.core.staging import Stage
+from sdwan.core.staging import ROW_OVERHEAD_BYTES, Stage
 from sdwan.edge.flows import Flow
 from sdwan.edge.gate import Gate, Room
-from sdwan.edge.packing import Packing
+from sdwan.edge.packing import SMALL_BYTES, Packing
 from sdwan.edge.peer import Peer
 from sdwan.edge.sender import Sender
 from sdwan.edge.waiting import Packet, SuperPacket
@@ -195,12 +195,12 @@ class Departure:
             return answer
 
         left_bytes = queue.quantum_bytes
-        while left_bytes > 0:
+        while left_bytes >= SMALL_BYTES:  # or some large one would go beyond the burst
             most = max(min(left_bytes // peer.datagram_bytes, peer.burst_segments), 1)
             grant = queue.dequeue(may_go, segments_max=most, now_ns=now_ns)
             if grant is None:
                 break
-            left_bytes -= grant.size_bytes
+            left_bytes -= grant.size_bytes + grant.segments * ROW_OVERHEAD_BYTES
             self._send(grant)
         self._packing.flush()
         return left_bytes < queue.quantum_bytes

@@ -8,7 +8,7 @@ Data-plane process; used by sdwan.edge.departure. Three ways, in this order of p
   row         larger ones of equal size share a GSO burst (SINGLE).
 
 Everything leaves at the latest when the TUN is empty, or when a burst is full: nothing waits for company.
-Packets of one flow leave in the order they came, those of different flows as it suits.
+Packets of one flow leave in the order they came, those of different flows as it suits; datagrams in the order of their counters.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Packing:
         self._flush_packed()
 
     def _flush_packed(self) -> None:
-        if self._rows_count:
-            self._flush_rows()
         if self._container_bearer is not None:
             self._flush_container()
+        elif self._rows_count:
+            self._flush_rows()
 
     # streaks ----------------------------------------------------------------------------------
 
@@ -88,8 +88,10 @@ class Packing:
             self._pack(flow, streak.only(), True)
             return
         peer, bucket, bearer = flow.peer, flow.bucket, flow.bearer
-        if (self._rows_buckets | self._container_buckets) >> bucket & 1:
+        if self._container_buckets >> bucket & 1:
             self._flush_packed()
+        elif self._rows_count:
+            self._flush_rows()  # they have their counters already
         count, piece, template = streak.count, streak.piece_bytes, streak.head_bytes
         fit = min((peer.datagram_bytes - ROW_OVERHEAD_BYTES - template) // piece, PACKETS_MAX)
         packet = streak.joined()
@@ -129,6 +131,8 @@ class Packing:
         flow.advance(datagrams=0, packets=1, size_bytes=len(packet))
 
     def _flush_container(self) -> None:
+        if self._rows_count:
+            self._flush_rows()  # they have their counters already
         bearer, self._container_bearer = self._container_bearer, None
         self._container_buckets = 0
         assert bearer is not None
