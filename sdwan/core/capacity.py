@@ -44,9 +44,12 @@ COMPETE_TARGET_NS = 5 * MILLISECOND_NS
 LONG_NS = 3 * TARGET_NS
 STANDING_NS = 1 * MILLISECOND_NS
 """Least queue of a whole window that says: never idle."""
-SHALLOW_OVER_NS = 2 * MILLISECOND_NS
-"""A queue this long without loss: the buffer is not that shallow."""
+DEEP_NS = 3 * MILLISECOND_NS
+DEEP_MEMORY_NS = 3000 * MILLISECOND_NS
+"""A queue that stood this long without loss, of late: the buffer is not shallow."""
 STARTUP_STEP = 2.0
+STARTUP_LOSS = 0.2
+"""What a policer takes at a quarter above its rate; weather is seldom so bad."""
 DOWN_GAIN, UP_GAIN, TOUCH_GAIN = 0.7, 0.3, 0.25
 """At most two reports to believe a fall, four to follow a creep."""
 JITTERY_LOSS = 0.97
@@ -57,8 +60,10 @@ HEARSAY = 2
 SENT_DECAY = 0.998
 """Per sample: the best sent rate halves in 9 s of reports."""
 TEST_WINDOW_NS = 200 * MILLISECOND_NS
-DRY_NS, DRY_AGAIN_NS = 100 * MILLISECOND_NS, 1000 * MILLISECOND_NS
-"""How long a full path's queue runs dry to show its delay floor, and how soon again if it did not."""
+DRY_RATE = 0.85
+DRY_MAX_NS, DRY_AGAIN_NS = 1000 * MILLISECOND_NS, 5000 * MILLISECOND_NS
+"""How a full path's queue runs dry to show its delay floor: at this share of the rate, a round trip longer than that
+takes, and not again for a while. Costs a tenth of a percent."""
 
 
 class State(Enum):
@@ -99,8 +104,8 @@ class Estimator:
 
     @property
     def capacity_bps(self) -> int:
-        """The estimate, in bits of whole frames."""
-        return int(self._rate)
+        """The estimate, in bits of whole frames; a little less while the queue is to run dry."""
+        return int(self._rate if self._dry_until_ns is None else DRY_RATE * self._rate)
 
     @property
     def base_delay_ns(self) -> int | None:
@@ -125,8 +130,6 @@ class Estimator:
     @property
     def queue_target_ns(self) -> int:
         """The virtual queue up to which the path is eligible for more."""
-        if self._dry_until_ns is not None:
-            return 0
         if self.state is State.COMPETE:
             return COMPETE_TARGET_NS
         return SHALLOW_TARGET_NS if self._shallow is not None else TARGET_NS
@@ -160,14 +163,17 @@ class Estimator:
         reading = self._reader.read(
             sample,
             capacity_bps=self._rate,
-            weather=self._loss.weather,
+            loss=self._loss,
             is_tracking=self.state is State.TRACK,
+            is_held=self.state is State.COMPETE,
         )
         if reading is None:
             self.until_ns = None
             return
         self.delivered_bps = int(reading.window.delivered_bps)
         self.queue_ns = int(reading.queue_ns)
+        if reading.standing_ns > DEEP_NS and not self._loss.is_excess:
+            self._deep_ns = sample.now_ns
         self._most_sent_bps = max(self._most_sent_bps * SENT_DECAY, reading.window.sent_bps)
         if self.state is not State.TEST:
             self._loss.on_sample(sample)
@@ -180,15 +186,15 @@ class Estimator:
         self._run_dry(reading)
         self.until_ns = None
         if self.state is not State.COMPETE:
-            self.until_ns = until_ns(reading, self._rate, target_ns=self.queue_target_ns)
+            self.until_ns = until_ns(reading, self.capacity_bps, target_ns=self.queue_target_ns)
 
     # the states -------------------------------------------------------------------------------
 
     def _startup(self, reading: Reading) -> None:
-        lossy = self._is_settled(reading) and reading.is_full and self._loss.is_excess
+        lossy = reading.is_full and self._loss.is_excess and reading.window.loss > STARTUP_LOSS
         if self._is_long(reading) or lossy:
             self._rate = reading.carried_bps
-            self._growth.reset()
+            self._growth.on_known(self._rate)
             self._change(State.TRACK, reading.sample.now_ns)
         elif self._is_settled(reading) and reading.is_full:
             self._rate = max(self._rate, STARTUP_STEP * min(reading.carried_bps, self._rate))
@@ -197,6 +203,8 @@ class Estimator:
     def _track(self, reading: Reading) -> None:
         if self._is_long(reading):
             self._correct(reading)
+        elif self._dry_until_ns is not None:
+            return
         elif reading.queue_ns < LONG_NS:
             self._follow(reading)
         if self._rival.on_reading(reading, capacity_bps=self._rate):
@@ -213,7 +221,7 @@ class Estimator:
         assert self._shallow is not None
         if self._is_long(reading):
             self._correct(reading)
-        elif reading.standing_ns > SHALLOW_OVER_NS and not self._loss.is_excess:
+        elif self._is_deep(reading):
             self._shallow = None
             self._change(State.TRACK, reading.sample.now_ns)
             return
@@ -226,9 +234,11 @@ class Estimator:
         assert self._competitor is not None
         self._rate = self._competitor.next_bps(reading, weather=self._loss.weather)
         if self._competitor.is_over:
+            if self._competitor.distance_ns is not None:
+                self._reader.floor.set(self._competitor.distance_ns, now_ns=reading.sample.now_ns)
             self._rate = max(self._rate, reading.carried_bps)
             self._competitor = None
-            self._growth.reset()
+            self._growth.on_known(self._rate)
             self._change(State.TRACK, reading.sample.now_ns)
 
     # their parts ------------------------------------------------------------------------------
@@ -236,6 +246,9 @@ class Estimator:
     def _is_settled(self, reading: Reading) -> bool:
         """The newest reported datagram was sent after the last change of our rate."""
         return reading.sample.sent_ns > self._changed_ns
+
+    def _is_deep(self, reading: Reading) -> bool:
+        return reading.sample.now_ns - self._deep_ns < DEEP_MEMORY_NS
 
     def _is_long(self, reading: Reading) -> bool:
         """Tell whether the queue is long for certain: it stood throughout, or builds up for two reports."""
@@ -247,8 +260,10 @@ class Estimator:
 
     def _correct(self, reading: Reading) -> None:
         gap_bps = reading.carried_bps - self._rate
+        if gap_bps < 0 and not (reading.is_full or reading.is_building):
+            return  # the queue is not ours: the application sends less than the path could take
         self._rate += (DOWN_GAIN if gap_bps < 0 else UP_GAIN) * gap_bps
-        self._growth.reset()
+        self._growth.on_known(reading.carried_bps)
 
     def _follow(self, reading: Reading) -> None:
         now_ns, rate, carried_bps = reading.sample.now_ns, self._rate, reading.carried_bps
@@ -256,15 +271,15 @@ class Estimator:
             carried_bps > rate
             or not reading.is_jittery
             or reading.window.delivered_bps < JITTERY_LOSS * reading.window.sent_bps
-        )
+        ) and not carried_bps < rate < reading.whole_bps
         if reading.standing_ns > STANDING_NS and (reading.is_full or carried_bps > rate) and believable:
             self._rate += TOUCH_GAIN * (carried_bps - rate)
-            self._growth.reset()
+            self._growth.on_known(max(carried_bps, self._rate))
         if reading.is_full and self._is_settled(reading) and not self._loss.is_excess:
             if reading.queue_least_ns < TARGET_NS / 2:
                 self._rate = self._growth.step(self._rate, reading)
                 self._changed_ns = now_ns
-            elif self._growth.is_stalemate(now_ns):
+            elif self._growth.is_stalemate(reading):
                 self._rate = self._growth.start_trial(self._rate, reading, self._reader)
                 self._changed_ns = now_ns
         self._growth.judge_trial(reading, self._reader)
@@ -279,14 +294,14 @@ class Estimator:
 
     def _conclude(self, verdict: Verdict, reading: Reading) -> None:
         now_ns = reading.sample.now_ns
-        self._growth.reset()
-        if verdict.cause is Cause.OURS:
+        self._growth.on_known(self._tested_bps)
+        if verdict.cause is Cause.OURS and not self._is_deep(reading):
             self._rate = shallow.RATE * self._tested_bps / (1 - min(verdict.loss, 0.5))
             self._shallow = ShallowSteps(now_ns=now_ns)
             self._change(State.SHALLOW, now_ns)
             return
         self._rate = self._untested_bps
-        if verdict.cause is Cause.WEATHER:
+        if verdict.cause is not Cause.UNKNOWN:
             self._shallow = None
         self._change(State.SHALLOW if self._shallow is not None else State.TRACK, now_ns)
 
@@ -302,7 +317,8 @@ class Estimator:
         if self._dry_until_ns is None:
             wanted = self._reader.floor.is_stale and self.state in (State.TRACK, State.SHALLOW)
             if wanted and now_ns >= self._dry_again_ns:
-                self._dry_until_ns = now_ns + reading.feedback_ns + DRY_NS
+                drain_ns = (reading.queue_ns + TARGET_NS) / (1 - DRY_RATE)
+                self._dry_until_ns = now_ns + reading.feedback_ns + int(min(drain_ns, DRY_MAX_NS))
         elif now_ns >= self._dry_until_ns or not self._reader.floor.is_stale:
             self._dry_until_ns, self._dry_again_ns = None, now_ns + DRY_AGAIN_NS
 
@@ -319,6 +335,7 @@ class Estimator:
         self._shallow = None
         self._changed_ns = 0
         self._long = 0
+        self._deep_ns = -DEEP_MEMORY_NS
         self._most_sent_bps = 0.0
         self._tested_bps = self._untested_bps = self._rate
         self._dry_until_ns = None

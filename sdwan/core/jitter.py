@@ -22,6 +22,8 @@ RISE_GAIN, FALL_GAIN = 0.05, 0.03
 IDLE_LEAST = 0.3
 USED_MOST = 0.5
 """Share of the path's rate below which it is certainly not full."""
+DECAY = 0.9995
+"""Per sample: what was taken for jitter is half forgotten in 35 s of reports."""
 BEST_DECAY = 0.9998
 """Per sample: the best rate halves in 90 s of reports."""
 
@@ -45,6 +47,7 @@ class JitterFloor:
 
     def learn(self, queue_least_ns: int, window: Window, *, capacity_bps: float, is_tracking: bool) -> None:
         """Move the floor towards what is seen, up only while the path is certainly not full."""
+        self.ns *= DECAY
         if queue_least_ns < self.ns:
             self.ns += FALL_GAIN * (queue_least_ns - self.ns)
             return

@@ -5,7 +5,11 @@ explains), the wish for a test, and the verdict of one.
 
 The test sends clearly less than what was delivered. Loss that stays is weather, and is made up for from
 then on. Loss that goes was made by a policer or a tiny buffer. Nothing but a test raises the weather: a
-baseline that learns upward by itself would follow a policer's loss without end."""
+baseline that learns upward by itself would follow a policer's loss without end.
+
+Loss comes in runs. A hundred losses in ten runs say no more than ten single ones, so each threshold, and the
+length of the test, grows with the *dispersion* of the losses.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ SIGMAS, LEAST_VARIANCE, MARGIN = 3, 0.002, 0.008
 WINDOWS, EXCESSES = 4, 3
 """So many of the last windows must be in excess before a test is worth its cost."""
 WEATHER_FALL = 0.1
+DISPERSION_DATAGRAMS, DISPERSION_LOSS = 10, 0.0005
+DISPERSION_GAIN, DISPERSION_MAX = 1 / 32, 16.0
 RECENT_GAIN = 1 / 8
 TEST_RATE = 0.85
 """Of what was *delivered*: below a share of what is sent, a policer might still drop."""
@@ -57,6 +63,29 @@ class Verdict:
     """Share lost below the delivered rate."""
 
 
+class Dispersion:
+    """How much loss comes in runs: its variance from report to report, over that of single losses."""
+
+    def __init__(self) -> None:
+        self.value = 1.0
+        self._loss = 0.0
+        self._mark: Sample | None = None
+
+    def on_sample(self, sample: Sample) -> None:
+        """Take a sample."""
+        mark, self._mark = self._mark, sample
+        datagrams = sample.sent - mark.sent if mark is not None else 0
+        if mark is None or datagrams < DISPERSION_DATAGRAMS:
+            return
+        loss = _loss(mark, sample)
+        if self._loss > DISPERSION_LOSS:
+            expected = datagrams * self._loss
+            square = min((loss * datagrams - expected) ** 2 / expected, DISPERSION_MAX**2)
+            self.value += DISPERSION_GAIN * (square - self.value)
+            self.value = min(max(self.value, 1.0), DISPERSION_MAX)
+        self._loss += DISPERSION_GAIN * (loss - self._loss)
+
+
 class LossRule:
     """The loss of one path."""
 
@@ -67,6 +96,7 @@ class LossRule:
         """Share lost lately, smoothed."""
         self.is_excess = False
         """The last whole window lost more than the weather explains."""
+        self._dispersion = Dispersion()
         self._mark: Sample | None = None
         self._windows: deque[tuple[float, bool]] = deque(maxlen=WINDOWS)
         self._test_start_ns: int | None = None
@@ -76,6 +106,7 @@ class LossRule:
 
     def on_sample(self, sample: Sample) -> None:
         """Take a sample outside a test."""
+        self._dispersion.on_sample(sample)
         mark = self._mark
         if mark is None or sample.sent < mark.sent:
             self._mark = sample
@@ -89,11 +120,12 @@ class LossRule:
         self._windows.append((loss, self.is_excess))
         self.recent += RECENT_GAIN * (loss - self.recent)
         if loss < self.weather:
-            self.weather += WEATHER_FALL * (loss - self.weather)
+            self.weather += WEATHER_FALL / self._dispersion.value * (loss - self.weather)
 
     def expected(self, datagrams: int, *, sigmas: float) -> float:
         """Return the share of so many datagrams that the weather may take."""
-        return self.weather + MARGIN + sigmas * (max(self.weather, LEAST_VARIANCE) / datagrams) ** 0.5
+        variance = max(self.weather * self._dispersion.value, LEAST_VARIANCE)
+        return self.weather + MARGIN + sigmas * (variance / datagrams) ** 0.5
 
     def wants_test(self, now_ns: int) -> bool:
         """Tell whether loss has been in excess for long enough to ask whose it is."""
@@ -111,12 +143,13 @@ class LossRule:
             self._mark = sample
             return None
         datagrams = sample.sent - self._mark.sent
-        enough = datagrams >= WINDOW_DATAGRAMS and datagrams * self._test_loss >= TEST_LOST
+        expected = datagrams * self._test_loss
+        enough = datagrams >= WINDOW_DATAGRAMS and expected >= TEST_LOST * self._dispersion.value
         if not enough and sample.now_ns - start_ns < TEST_MAX_NS:
             return None
         loss = _loss(self._mark, sample)
         cause = Cause.WEATHER if loss > self._test_loss / 2 else Cause.OURS
-        if datagrams * self._test_loss < TEST_LOST_LEAST:
+        if expected < TEST_LOST_LEAST:
             cause = Cause.UNKNOWN
         self._mark = sample
         self._end_test(cause, loss, sample.now_ns)

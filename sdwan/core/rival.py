@@ -14,6 +14,7 @@ alone."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from sdwan.core.reading import Reading
@@ -33,23 +34,28 @@ MILLISECOND_NS = 10**6
 DATAGRAM_BITS = 1500 * 8
 LONG_NS = 12 * MILLISECOND_NS
 """Three times the target queue."""
-STRIKES = 4
+STRIKES, STRIKE_NS = 4, 5 * MILLISECOND_NS
+"""Four rounds in which the queue was 12 ms longer than predicted, or nine in which it was 5 ms."""
 AHEAD_MOST = 1.5
 """The estimate stays within this of what arrives."""
 LOSS_MARGIN, LOSS_LEAST, LOSS_DATAGRAMS = 0.005, 2, 20
 ROUND_LEAST_NS = 20 * MILLISECOND_NS
-CLEAR = 4
-"""Reports in a row without a long queue after which the rival is gone."""
-ASK_FIRST_NS, ASK_MAX_NS = 2 * SECOND_NS, 8 * SECOND_NS
+CLEAR_NS = 500 * MILLISECOND_NS
+"""Without a long queue for so long, the rival is gone."""
+ALONE = 2
+"""Questions in a row whose answer is "the queue was ours"; a rival that just cut its window sounds so once."""
+ASK_FIRST_NS, ASK_MAX_NS = SECOND_NS, 4 * SECOND_NS
 ASK_RATE = 0.3
-ASK_MOST_NS = SECOND_NS
+ASK_MOST_NS = 3 * SECOND_NS
+SAME_LEFT, SAME_NS = 3, 2 * MILLISECOND_NS
+"""Questions in a row that leave the same: over 6 s, a CUBIC's queue moves by more (plateaus of 3 s were seen)."""
 
 
 class RivalWatch:
     """Counts datagrams that met a queue which is not ours."""
 
     def __init__(self) -> None:
-        self._strikes = 0
+        self._strikes = 0.0
         self._after_ns = 0
         self.before_bps = 0.0
         """The estimate before the first strike."""
@@ -57,14 +63,15 @@ class RivalWatch:
     def on_reading(self, reading: Reading, *, capacity_bps: float) -> bool:
         """Take a reading; tell whether a rival is there."""
         queue_ns = min(reading.queue_ns, reading.queue_least_ns)
-        if queue_ns < LONG_NS:
+        unexplained_ns = queue_ns - reading.sample.backlog_ns
+        if unexplained_ns < STRIKE_NS / 2:
             self._strikes = 0
             return False
-        if reading.sample.sent_ns <= self._after_ns or queue_ns <= reading.sample.backlog_ns + LONG_NS:
+        if reading.sample.sent_ns <= self._after_ns or unexplained_ns <= STRIKE_NS + 2 * reading.grain_ns:
             return False
         if not self._strikes:
             self.before_bps = capacity_bps
-        self._strikes += 1
+        self._strikes += min(unexplained_ns / LONG_NS, 1.0)
         self._after_ns = reading.sample.now_ns
         return self._strikes >= STRIKES
 
@@ -81,6 +88,52 @@ class _Question:
     rate_bps: float
 
 
+class Questions:
+    """Asks now and then whether the queue is a rival's, ours, or no queue at all.
+
+    What is left of the queue when ours must be gone is a rival's, and moves; or it is distance, and does not: the
+    way got longer.
+    """
+
+    def __init__(self, now_ns: int) -> None:
+        self._rest_ns = ASK_FIRST_NS
+        self._next_ns = now_ns + ASK_FIRST_NS
+        self._question: _Question | None = None
+        self._left: deque[int] = deque(maxlen=SAME_LEFT)
+        self._alone = 0
+
+    @property
+    def is_alone(self) -> bool:
+        """The queue went with ours, each of the last times."""
+        return self._alone >= ALONE
+
+    @property
+    def rate_bps(self) -> float | None:
+        """What may be sent while a question is open."""
+        return self._question.rate_bps if self._question is not None else None
+
+    @property
+    def distance_ns(self) -> int | None:
+        """The delay that several questions in a row left, clock offset included; None if they differ."""
+        left = self._left
+        is_same = len(left) == SAME_LEFT and max(left) - min(left) < SAME_NS
+        return min(left) if is_same else None
+
+    def on_reading(self, reading: Reading, *, share_bps: float) -> None:
+        """Open or close a question; ``share_bps`` is what would be sent otherwise."""
+        now_ns = reading.sample.now_ns
+        if self._question is None and now_ns >= self._next_ns:
+            drain_ns = reading.queue_ns / (1 - ASK_RATE) + reading.feedback_ns + ROUND_LEAST_NS
+            rate_bps = ASK_RATE * min(share_bps, reading.carried_bps)
+            self._question = _Question(now_ns + int(min(drain_ns, ASK_MOST_NS)), rate_bps)
+        elif self._question is not None and now_ns >= self._question.end_ns:
+            self._question = None
+            self._left.append(reading.sample.delay_min_ns)
+            self._alone = self._alone + 1 if reading.queue_ns < LONG_NS else 0
+            self._rest_ns = ASK_FIRST_NS if self._alone else min(2 * self._rest_ns, ASK_MAX_NS)
+            self._next_ns = now_ns + self._rest_ns
+
+
 class Competitor:
     """One TCP flow's share of a path, as CUBIC would take it."""
 
@@ -91,25 +144,35 @@ class Competitor:
         self._epoch_ns = self._cut_ns = self._grown_ns = now_ns
         self._inflection_s = 0.0
         self._mark = reading.sample
-        self._clear = 0
-        self._question: _Question | None = None
-        self._ask_ns, self._ask_rest_ns = now_ns + ASK_FIRST_NS, ASK_FIRST_NS
+        self._long_ns = now_ns
+        self._questions = Questions(now_ns)
         self.is_over = False
         """The rival is gone, or never was."""
+
+    @property
+    def distance_ns(self) -> int | None:
+        """The delay that turned out to be the way's own; None while it may be a queue."""
+        return self._questions.distance_ns
 
     def next_bps(self, reading: Reading, *, weather: float) -> float:
         """Return the estimate."""
         round_ns = self._round_ns(reading)
-        self._clear = self._clear + 1 if reading.queue_ns < LONG_NS else 0
-        self.is_over = self._clear >= (1 if self._question else CLEAR)
+        is_asking = self._questions.rate_bps is not None
+        if reading.queue_ns >= LONG_NS:
+            self._long_ns = reading.sample.now_ns
+        is_clear = reading.sample.now_ns - self._long_ns > CLEAR_NS
+        self.is_over = is_clear or self._questions.is_alone or self.distance_ns is not None
         self._on_loss(reading.sample, round_ns, weather)
         share_bps = self._window * DATAGRAM_BITS * SECOND_NS / round_ns
-        self._ask(reading, share_bps)
-        if self._question is not None:
-            return self._question.rate_bps
-        self._grow(reading.sample.now_ns, round_ns)
-        most_bps = max(AHEAD_MOST * reading.carried_bps, share_bps * ASK_RATE)
-        return min(share_bps, most_bps)
+        self._questions.on_reading(reading, share_bps=share_bps)
+        rounds = (reading.sample.now_ns - self._grown_ns) / round_ns
+        self._grown_ns = reading.sample.now_ns
+        if self._questions.rate_bps is not None:
+            return self._questions.rate_bps
+        if not reading.is_full:
+            return share_bps
+        self._grow(reading.sample.now_ns, round_ns, rounds)
+        return min(share_bps, AHEAD_MOST * reading.carried_bps) if not is_asking else share_bps
 
     def _round_ns(self, reading: Reading) -> float:
         return max(reading.feedback_ns + reading.queue_ns, ROUND_LEAST_NS)
@@ -129,21 +192,8 @@ class Competitor:
         self._inflection_s = ((self._most - self._window) / CUBIC_C) ** (1 / 3)
         self._epoch_ns = self._cut_ns = sample.now_ns
 
-    def _grow(self, now_ns: int, round_ns: float) -> None:
-        rounds = (now_ns - self._grown_ns) / round_ns
-        self._grown_ns = now_ns
+    def _grow(self, now_ns: int, round_ns: float, rounds: float) -> None:
         self._reno += RENO_GAIN * rounds
         since_s = (now_ns - self._epoch_ns + round_ns) / SECOND_NS
         cubic = CUBIC_C * (since_s - self._inflection_s) ** 3 + self._most
         self._window = max(self._window, min(max(cubic, self._reno), 1.5 * self._window))
-
-    def _ask(self, reading: Reading, share_bps: float) -> None:
-        now_ns = reading.sample.now_ns
-        if self._question is not None and now_ns >= self._question.end_ns:
-            self._question = None
-            self._ask_rest_ns = min(2 * self._ask_rest_ns, ASK_MAX_NS)
-            self._ask_ns = now_ns + self._ask_rest_ns
-            self._grown_ns = now_ns
-        elif self._question is None and now_ns >= self._ask_ns:
-            drain_ns = reading.queue_ns / (1 - ASK_RATE) + reading.feedback_ns + ROUND_LEAST_NS
-            self._question = _Question(now_ns + int(min(drain_ns, ASK_MOST_NS)), ASK_RATE * share_bps)

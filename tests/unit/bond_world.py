@@ -258,7 +258,7 @@ class BondWorld:
         report_loss: float = 0.0,
         seed: int = 1,
     ) -> None:
-        """``start``: the estimators' first guess, Mbit/s; ``burst``: datagrams sent at once; ``sender``: what
+        """``start``: the estimators' first guess, Mbit/s; ``burst``: most datagrams sent at once; ``sender``: what
         the sender's processor is good for, Mbit/s."""
         start_bps = None if start is None else int(start * 1e6)
         self.paths = [WorldPath(link, Estimator(start_bps=start_bps)) for link in links]
@@ -322,10 +322,18 @@ class BondWorld:
                 self._pump_later(min(max(wait, 1e-6), 0.05))
                 return
             arrived = self.waiting.popleft() if self.waiting else None
-            path.send(now, datagrams=self.burst, arrived=arrived)
+            datagrams = self._burst()
+            path.send(now, datagrams=datagrams, arrived=arrived)
             if self.sender is not None:
-                self._pump_later(self.burst * DATAGRAM * 8e-6 / self.sender)
+                self._pump_later(datagrams * DATAGRAM * 8e-6 / self.sender)
                 return
+
+    def _burst(self) -> int:
+        """Half a millisecond of the bond's rate, as the data plane does."""
+        if self.burst == 1:
+            return 1
+        rate_bps = sum(path.estimator.capacity_bps for path in self.paths)
+        return max(1, min(self.burst, int(rate_bps * 0.0005 / 8 / DATAGRAM)))
 
     def _pump_later(self, wait: float) -> None:
         self._pump_at = self.now + wait
