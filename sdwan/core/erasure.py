@@ -1,9 +1,9 @@
 """Erasure codes over shards of equal length: XOR for one repair, Reed-Solomon for more.
 
-Pure; used by sdwan.core.fec only, and the only place that knows zfec (which calls one shard a "block").
-The code is systematic: sources stay as they are, any ``len(sources)`` of all shards give back the rest.
-Coefficients are those of zfec: the systematic form of a Vandermonde matrix over GF(2^8), polynomial 0x11d;
-repair i does not depend on how many repairs there are.
+Pure; used by sdwan.core.fec and sdwan.core.mending, and the only place that knows zfec (which calls one
+shard a "block"). The code is systematic: sources stay as they are, any ``len(sources)`` of all shards give
+back the rest. Coefficients are those of zfec: the systematic form of a Vandermonde matrix over GF(2^8),
+polynomial 0x11d; repair i does not depend on how many repairs there are.
 """
 
 from __future__ import annotations

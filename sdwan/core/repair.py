@@ -34,7 +34,7 @@ ROW_PREFIX_BYTES = 6
 TWO_SHARDS = 0x08
 """Form: each row is two shards."""
 
-_CLASS_MASK = 0x07
+_CLASS_MASK, _FORM_AT = 0x07, 7
 _HEAD = struct.Struct("!IBBBBB")
 _RUN = struct.Struct("!HB")
 _U32 = 0xFFFFFFFF
@@ -90,6 +90,11 @@ def can_follow(runs: Sequence[Run], counter: int) -> bool:
     """Tell whether a block of these runs can cover ``counter`` too."""
     skip = counter - sum(runs[-1])
     return skip == 0 or (0 < skip <= _SKIP_MAX and len(runs) < RUNS_MAX)
+
+
+def class_of(plaintext: bytes) -> int:
+    """Return the traffic class of a repair that ``parse`` has accepted."""
+    return plaintext[_FORM_AT] & _CLASS_MASK
 
 
 def parse(plaintext: bytes | memoryview) -> tuple[Form, int, bytes]:

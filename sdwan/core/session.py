@@ -67,13 +67,15 @@ class Session:
             )
         self.sealed += count
 
-    def seal_control(self, plaintext: bytes, path_byte: int) -> bytes:
-        """Return one CONTROL datagram."""
+    def seal_control(
+        self, plaintext: bytes, path_byte: int, *, kind: Type = Type.CONTROL, class_flags: int = 0
+    ) -> bytes:
+        """Return one CONTROL datagram, or a REPAIR, which shares its counter."""
         counter = self.control_counter
         self.control_counter += 1
         self.sealed += 1
         header = Header(
-            path=path_byte, class_flags=0, receiver=self.remote_index, type=Type.CONTROL,
+            path=path_byte, class_flags=class_flags, receiver=self.remote_index, type=kind,
             counter=counter & 0xFFFFFFFF,
         ).pack()  # fmt: skip
         datagram = bytearray(header) + bytearray(len(plaintext) + TAG_BYTES)
@@ -81,7 +83,7 @@ class Session:
         return bytes(datagram)
 
     def open_control(self, datagram: memoryview) -> bytes:
-        """Open one CONTROL datagram, then check its counter.
+        """Open one CONTROL or REPAIR datagram, then check its counter.
 
         Raises:
             OpenError: FORGED or REPLAYED.

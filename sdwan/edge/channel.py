@@ -142,6 +142,8 @@ class SetRecovery:
     traffic_class: int
     sources: int
     repairs: int
+    close_us: int = 5000
+    """How long a block may stay open for its rows to come."""
 
 
 @dataclass(frozen=True, slots=True)

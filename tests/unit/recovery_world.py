@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sdwan.core.fec import Closed, Decoder, Encoder
+from sdwan.core.fec import Closed, Encoder
+from sdwan.core.mending import Decoder
 from sdwan.core.recovery import Protection
 from sdwan.core.wire import Header, Type
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdwan.core import erasure, fec
-from sdwan.core.fec import MILLISECOND_NS, Decoder, Encoder
+from sdwan.core import erasure, fec, mending
+from sdwan.core.fec import MILLISECOND_NS, Encoder
+from sdwan.core.mending import Decoder
 from sdwan.core.repair import RUNS_MAX, Form, parse
 from sdwan.core.wire import Header, Type
 from sdwan.errors import WireError
@@ -183,16 +184,16 @@ class TestBounds:
         for counter in range(8):
             note(decoder, counter, rows[counter])
         assert decoder.on_repair(block.plaintexts[0], RECEIVER, top=7, now_ns=0) == []
-        decoder.expire(now_ns=fec.KEEP_NS + 1)
+        decoder.expire(now_ns=mending.KEEP_NS + 1)
         assert (decoder.unrecovered, decoder.recovered, decoder.kept_bytes) == (2, 0, 0)
 
     def test_rows_are_kept_for_a_bounded_time_and_in_bounded_number(self) -> None:
         decoder = a_decoder()
         packet = datagram(0, FULL)
-        for counter in range(3 * fec.KEPT_BYTES_MAX // FULL):
+        for counter in range(3 * mending.KEPT_BYTES_MAX // FULL):
             note(decoder, counter, packet, now_ns=counter)
-        assert decoder.kept_bytes <= fec.KEPT_BYTES_MAX + FULL
-        decoder.expire(now_ns=10 * fec.KEEP_NS)
+        assert decoder.kept_bytes <= mending.KEPT_BYTES_MAX + FULL
+        decoder.expire(now_ns=10 * mending.KEEP_NS)
         assert decoder.kept_bytes == 0
 
     def test_repairs_of_a_hostile_peer_are_kept_in_bounded_number(self) -> None:
@@ -201,8 +202,8 @@ class TestBounds:
             form = Form(1, ((block * 100, 64),), 32, 1)
             for index in range(4):
                 decoder.on_repair(form.head(index) + bytes(1400), RECEIVER, top=0, now_ns=0)
-        assert decoder.kept_bytes <= fec.KEPT_BYTES_MAX + 1400
-        assert decoder.unrecovered >= 64 * (3000 - fec.BLOCKS_MAX - 1)
+        assert decoder.kept_bytes <= mending.KEPT_BYTES_MAX + 1400
+        assert decoder.unrecovered >= 64 * (3000 - mending.BLOCKS_MAX - 1)
 
     def test_a_block_whose_rows_were_partly_seen_before_keeping_began_is_left_alone(self) -> None:
         rows = {c: datagram(c, 100) for c in range(10)}
@@ -247,14 +248,14 @@ class TestNonsense:
         decoder.on_repair(form.head(0) + bytes(100), RECEIVER, top=0, now_ns=0)
         with pytest.raises(WireError):
             decoder.on_repair(other.head(0) + bytes(100), RECEIVER, top=0, now_ns=0)
-        assert decoder.refused == 1
+        assert decoder.repairs == 1
 
     def test_a_row_longer_than_the_repairs_claim_yields_nothing(self) -> None:
         decoder = a_decoder()
         note(decoder, 0, datagram(0, 900))
         form = Form(2, ((0, 2),), 1, 1)
         assert decoder.on_repair(form.head(0) + bytes(100), RECEIVER, top=0, now_ns=0) == []
-        assert decoder.refused == 1
+        assert decoder.useless == 1
 
     def test_what_comes_out_must_be_a_data_datagram(self) -> None:
         rows = {0: datagram(0, 100), 1: datagram(1, 100, kind=Type.CONTROL)}
@@ -262,4 +263,4 @@ class TestNonsense:
         decoder = a_decoder()
         note(decoder, 0, rows[0])
         assert decoder.on_repair(block.plaintexts[0], RECEIVER, top=0, now_ns=0) == []
-        assert decoder.refused == 1
+        assert decoder.useless == 1
