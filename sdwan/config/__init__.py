@@ -9,6 +9,7 @@
     load      file -> SiteConfig; whatever is wrong with the file comes out as ConfigError
     check     what one key alone cannot tell: duplicates, overlaps, limits, key files; and warnings
     check_policy  the same for classes and rules: impossible ones, unreachable ones
+    reach     which rules never get their turn
     diff      what changed between two configurations, and whether a reload is enough
     reference writes docs/operate/configuration.md from the schema
 

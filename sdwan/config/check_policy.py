@@ -2,33 +2,18 @@
 
 Part of ``check``: in comes a ``SiteConfig``, out come ``Problem``s. Impossible is a rule no packet can match,
 a name that does not exist, more classes than fit three bits. A warning goes to a rule that never gets its
-turn, because one above it takes everything it could match.
-
-For that, a rule is read as a set of packets (``_Scope``): each condition is a list of spans of numbers, each
-rule one or two such sets, one per half of a conversation. Two rules are compared in about a microsecond, so
-the two million pairs of the largest file take some seconds and those of an ordinary one nothing.
+turn, because one above it takes everything it could match (``reach``).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 
 from sdwan.config.document import Location, Problem
+from sdwan.config.reach import PORTED, shadowed
 from sdwan.config.schema import RuleConfig, SiteConfig
-from sdwan.model import CLASSES, PROTOCOL_NAMES, READY_CLASSES
-
-# Specification constants ---------------------------------------------------------------------------
-
-PORTED = (*PROTOCOL_NAMES["tcp"], *PROTOCOL_NAMES["udp"])
-"""Protocols whose ports rules can see (sdwan.core.rules)."""
-
-_FAMILY = 1 << 128
-"""Distance between the numbers of IPv4 and of IPv6 addresses, so that both fit one axis."""
-
-Span = tuple[int, int]
+from sdwan.model import CLASSES, READY_CLASSES
 
 
 def errors(config: SiteConfig) -> Iterator[Problem]:
@@ -56,7 +41,9 @@ def warnings(config: SiteConfig) -> Iterator[Problem]:
             yield Problem(
                 ("classes", name), "no rule puts anything into this class", "add a rule, or drop it"
             )
-    yield from _shadowed(config.rules)
+    for index, above in shadowed(config.rules):
+        why = f"never gets its turn: rule {above + 1} takes everything it could match"
+        yield Problem(("rules", index), why, "move it up, or drop it")
 
 
 def class_names(config: SiteConfig) -> list[str]:
@@ -113,94 +100,3 @@ def _impossible(location: Location, rule: RuleConfig) -> Iterator[Problem]:
         keys = " and ".join(f"`{key}`" for key, _ in asked)
         right = "both ends of a packet have addresses of one family: write a rule for each"
         yield Problem(location, f"no packet can match: {keys} have no address family in common", right)
-
-
-# What a rule matches, as sets ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """The packets one reading of a rule matches; () = all."""
-
-    looks_at: int
-    """Bits of what is asked: DSCP 1, protocol 2, ports 4, addresses 8. Cheap to compare first."""
-    dscp: tuple[Span, ...]
-    protocols: tuple[Span, ...]
-    ports: tuple[tuple[Span, ...], ...]
-    """At either end, source, destination."""
-    addresses: tuple[tuple[Span, ...], ...]
-
-    def covers(self, other: _Scope) -> bool:
-        """Tell whether every packet of ``other`` is one of ours."""
-        return (
-            not self.looks_at & ~other.looks_at
-            and _covers(self.dscp, other.dscp)
-            and _covers_ends(self.ports, other.ports)
-            and _covers_ends(self.addresses, other.addresses)
-            and _covers(self.protocols, other.protocols)
-        )
-
-
-def _shadowed(rules: Sequence[RuleConfig]) -> Iterator[Problem]:
-    scopes = [_scopes(rule) for rule in rules]
-    for index, mine in enumerate(scopes):
-        for above in range(index):
-            if all(any(theirs.covers(one) for theirs in scopes[above]) for one in mine):
-                why = f"never gets its turn: rule {above + 1} takes everything it could match"
-                yield Problem(("rules", index), why, "move it up, or drop it")
-                break
-
-
-def _scopes(rule: RuleConfig) -> list[_Scope]:
-    ports = (rule.ports, rule.source_ports, rule.destination_ports)
-    addresses = (_numbers(rule.prefixes), _numbers(rule.source), _numbers(rule.destination))
-    readings = [(ports, addresses)] if rule.direction != "in" else []
-    if rule.direction != "out":
-        readings.append((tuple(ports[i] for i in (0, 2, 1)), tuple(addresses[i] for i in (0, 2, 1))))  # type: ignore[arg-type]
-    protocols = tuple(p for p in rule.protocols if p in PORTED) or PORTED if any(ports) else rule.protocols
-    dscp = _merged([(value, value) for value in rule.dscp])
-    known = _merged([(value, value) for value in protocols])
-    looks_at = bool(dscp) | bool(known) << 1 | any(ports) << 2 | any(addresses) << 3
-    return [
-        _Scope(looks_at, dscp, known, tuple(map(_merged, some)), tuple(map(_merged, others)))
-        for some, others in dict.fromkeys(readings)
-    ]
-
-
-def _covers(ours: tuple[Span, ...], theirs: tuple[Span, ...]) -> bool:
-    """Tell whether spans (merged) hold every number of others; () = all numbers."""
-    if not ours:
-        return True
-    return bool(theirs) and all(
-        any(low <= first and last <= high for low, high in ours) for first, last in theirs
-    )
-
-
-def _covers_ends(ours: tuple[tuple[Span, ...], ...], theirs: tuple[tuple[Span, ...], ...]) -> bool:
-    either, source, destination = ours
-    return (
-        _covers(source, theirs[1])
-        and _covers(destination, theirs[2])
-        and (not either or any(_covers(either, spans) for spans in theirs if spans))
-    )
-
-
-def _numbers(prefixes: Sequence[IPv4Network | IPv6Network]) -> tuple[Span, ...]:
-    return tuple(
-        (
-            (prefix.version == 6) * _FAMILY + int(prefix.network_address),
-            (prefix.version == 6) * _FAMILY + int(prefix.broadcast_address),
-        )
-        for prefix in prefixes
-    )
-
-
-def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Join spans that overlap or touch."""
-    out: list[Span] = []
-    for first, last in sorted(spans):
-        if out and first <= out[-1][1] + 1:
-            out[-1] = (out[-1][0], max(out[-1][1], last))
-        else:
-            out.append((first, last))
-    return tuple(out)

@@ -12,6 +12,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
+from sdwan.config import match
 from sdwan.config.schema import Section, SiteConfig, facts_of, keys_of
 from sdwan.config.values import write_duration, write_rate, write_share, write_size
 from sdwan.model import SteerMode
@@ -111,6 +112,8 @@ def write(value: Any, attribute: str = "") -> str:
             return write_size(value)
         case bytes():
             return base64.b64encode(value).decode()
+        case tuple() if attribute in match.WRITERS:
+            return match.WRITERS[attribute](value)
         case (str(host), int(port)):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case tuple():
@@ -120,6 +123,6 @@ def write(value: Any, attribute: str = "") -> str:
         case Section():
             pairs = zip(keys_of(type(value)), type(value).model_fields, strict=True)
             texts = ((key, write(getattr(value, attribute), attribute)) for key, attribute in pairs)
-            return "{" + ", ".join(f"{key}: {text}" for key, text in texts if text) + "}"
+            return "{" + ", ".join(f"{key}: {text}" for key, text in texts if text not in ("", "[]")) + "}"
         case _:
             return str(value)

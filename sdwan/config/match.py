@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sdwan.config.values import Wrong, parse_name, parse_prefix, show
@@ -83,3 +84,32 @@ def parse_port_ranges(value: Any) -> tuple[tuple[int, int], ...]:
 def parse_prefixes(value: Any) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     """Parse one prefix or a list of them; a bare address stands for itself."""
     return tuple(parse_prefix(item) for item in items(value))
+
+
+def write_dscps(dscps: tuple[int, ...]) -> str:
+    """Write code points so that ``parse_dscps`` reads the same back."""
+    names = {number: name for name, number in DSCP_NAMES.items()}
+    return _listed([names.get(number, str(number)) for number in dscps])
+
+
+def write_protocols(protocols: tuple[int, ...]) -> str:
+    """Write protocols so that ``parse_protocols`` reads the same back."""
+    names = {numbers: name for name, numbers in PROTOCOL_NAMES.items()}
+    whole = names.get(protocols)
+    return _listed([whole] if whole else [names.get((number,), str(number)) for number in protocols])
+
+
+def write_port_ranges(ranges: tuple[tuple[int, int], ...]) -> str:
+    """Write ports so that ``parse_port_ranges`` reads the same back."""
+    return _listed([str(first) if first == last else f"{first}-{last}" for first, last in ranges])
+
+
+def _listed(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]" if texts else ""
+
+
+WRITERS: dict[str, Callable[[Any], str]] = {
+    "dscp": write_dscps, "protocols": write_protocols,
+    "ports": write_port_ranges, "source_ports": write_port_ranges, "destination_ports": write_port_ranges,
+}  # fmt: skip
+"""How conditions are written, by the name of their attribute in a rule."""

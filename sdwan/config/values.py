@@ -42,7 +42,7 @@ _RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _RATE_MAX_BPS = 400 * 10**9
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(us|ms|s|min)")
 _DURATION_UNITS_NS = {"us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9}
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(b|kb|mb|gb|tb)")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(b|kb|mb|gb|tb)")
 _SIZE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*(%)")
 

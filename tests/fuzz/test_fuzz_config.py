@@ -29,12 +29,25 @@ GOOD: dict[str, Any] = {
     "tun": {"name": "sdwan01", "addresses": ["10.77.1.1/24"], "mtu": "auto"},
     "links": [{
         "name": "dsl", "interface": "eth0", "rate": {"up": "20mbit", "down": "100mbit"}, "weight": 1.0,
-        "metered": False, "probe": {"icmp": "9.9.9.9"},
+        "metered": False, "quota": "20GB", "quota_day": 15, "only_when_needed": False,
+        "probe": {"icmp": "9.9.9.9"},
     }],
     "peers": [{
         "name": "hub", "public_key": base64.b64encode(b"h" * 32).decode(), "preshared_key": "psk",
         "prefixes": ["10.0.0.0/8"], "endpoints": [{"address": "203.0.113.1:4510", "link": "dsl"}],
     }],
+    "classes": {"voice": {
+        "priority": 1, "steering": "earliest", "prefer": "ordered", "links": ["dsl"], "avoid_metered": True,
+        "backup_links": ["dsl"], "recovery": "fec", "deadline": "80ms", "residual_loss": "0.01%",
+        "playout": "60ms", "rate_limit": "5mbit", "queue_target": "5ms", "copy_dscp": True,
+        "sla": {"latency": "150ms", "jitter": "30ms", "loss": "1%", "worse_for": "1s", "better_for": "10s"},
+    }},
+    "rules": [{
+        "dscp": ["EF", 44], "protocol": ["udp"], "ports": 1, "source_ports": "1-9",
+        "destination_ports": [7, "8-9"], "prefixes": "10.0.0.0/8", "source": ["10.0.0.0/8", "fd00::/8"],
+        "destination": ["10.1.0.0/16"],
+        "direction": "out", "class": "voice", "link": "dsl", "comment": "x",
+    }, {"class": "bulk"}],
     "steering": {"mode": "stride", "classes": {0: "duplicate"}},
     "control": {"report_interval": "25ms", "probe_interval": "100ms", "keepalive": "25s"},
     "metrics": {"listen": "127.0.0.1:9105"},

@@ -61,6 +61,14 @@ def edit(path: str, value: Any) -> Callable[[Data], None]:
     return apply
 
 
+def edit_both(one: str, value: Any, other: str, second: Any) -> Callable[[Data], None]:
+    def apply(data: Data) -> None:
+        edit(one, value)(data)
+        edit(other, second)(data)
+
+    return apply
+
+
 ERRORS = [
     (edit("links.1.name", "dsl"), "links[1].name: this link name is used above already"),
     (edit("links.1.interface", "eth0"), "links[1].interface: this interface is used above already"),
@@ -98,7 +106,26 @@ ERRORS = [
         edit("peers.0.preshared_key", "/etc/sdwan/edge.key"),
         "peers[0].preshared_key: is the file of the private",
     ),
-]
+    (edit("classes", {f"c{n}": {} for n in range(5)}), "classes: 9 classes; at most 8 are possible"),
+    (edit("classes", {"a": {"links": ["sat"]}}), "classes.a.links: no link is called 'sat'; known: dsl, lte"),
+    (edit("classes", {"a": {"backup_links": "ite"}}), "no link is called 'ite'; did you mean 'lte'?"),
+    (edit("classes", {"a": {"prefer": "ordered"}}), "classes.a.prefer: an order of links is wanted"),
+    (edit("rules", [{"class": "voise"}]), "no class is called 'voise'; did you mean 'voice'?"),
+    (edit("rules", [{"class": "bulk", "link": "sat"}]), "rules[0].link: no link is called 'sat'"),
+    (
+        edit("rules", [{"class": name, "link": link}
+                       for name in ("bulk", "video", "voice") for link in ("dsl", "lte")]),
+        "rules: 4 classes and 6 more for rules with a link of their own; at most 8",
+    ),
+    (
+        edit("rules", [{"class": "bulk", "protocol": "icmp", "ports": 80}]),
+        "rules[0].protocol: ports are asked of a protocol without ports",
+    ),
+    (
+        edit("rules", [{"class": "bulk", "source": "10.1.0.0/16", "destination": "fd00::/8"}]),
+        "rules[0]: no packet can match: `source` and `destination` have no address family in common",
+    ),
+]  # fmt: skip
 
 WARNINGS = [
     (edit("peers", []), "peers: no peers"),
@@ -110,6 +137,15 @@ WARNINGS = [
         "203.0.113.1 lies inside 0.0.0.0/0, which goes through the tunnel",
     ),
     (edit("peers.1.prefixes", ["10.77.1.0/24"]), "10.77.1.0/24 holds this site's own TUN address 10.77.1.1"),
+    (
+        edit("links", [{"name": "dsl", "interface": "a", "only_when_needed": True}]),
+        "links: every link is only a backup",
+    ),
+    (edit_both("classes", {"a": {}}, "rules", [{"class": "bulk"}]), "classes.a: no rule puts anything into"),
+    (
+        edit("rules", [{"class": "voice"}, {"class": "bulk", "dscp": "CS1"}]),
+        "rules[1]: never gets its turn: rule 1 takes everything it could match; move it up, or drop it",
+    ),
 ]
 
 
@@ -133,3 +169,32 @@ def test_a_default_route_may_be_nested_into_without_a_warning() -> None:
     data = good()
     data["peers"][1]["prefixes"] = ["0.0.0.0/0"]
     assert not any("cut out" in warning for warning in told(data, check.warnings))
+
+
+SHADOWED = [
+    ({"ports": "80-90"}, {"ports": 85}, True),
+    ({"ports": "80-90"}, {"destination_ports": [80, "88-90"]}, True),
+    ({"ports": "80-90"}, {"ports": "85-91"}, False),
+    ({"ports": ["80-85", "86-90"]}, {"ports": "80-90"}, True),
+    ({"destination_ports": 80}, {"ports": 80}, True),  # in both directions it is the same
+    ({"destination_ports": 80, "direction": "out"}, {"destination_ports": 80}, False),
+    ({"destination_ports": 80}, {"destination_ports": 80, "direction": "in"}, True),
+    ({"destination_ports": 80, "direction": "in"}, {"source_ports": 80, "direction": "out"}, True),
+    ({"protocol": ["tcp", "udp"]}, {"ports": 80}, True),  # only they have ports
+    ({"protocol": "tcp"}, {"ports": 80}, False),
+    ({"protocol": "icmp"}, {"protocol": 58}, True),
+    ({"dscp": "AF4x"}, {"dscp": ["AF41", "AF43"], "protocol": "udp"}, True),
+    ({"dscp": "EF"}, {"dscp": ["EF", "VA"]}, False),
+    ({"prefixes": ["10.0.0.0/9", "10.128.0.0/9"]}, {"source": "10.0.0.0/8"}, True),
+    ({"prefixes": "10.0.0.0/8"}, {"prefixes": ["10.1.0.0/16", "fd00::/8"]}, False),
+    ({"source": "::/0"}, {"source": "fd00::/8", "destination": "fd01::/16"}, True),
+    ({"source": "0.0.0.0/0"}, {"protocol": "tcp"}, False),
+]
+
+
+@pytest.mark.parametrize(("above", "below", "is_shadowed"), SHADOWED)
+def test_a_rule_that_never_gets_its_turn_is_told(above: Data, below: Data, is_shadowed: bool) -> None:
+    data = good()
+    data["rules"] = [{"class": "voice", **above}, {"class": "bulk", **below}]
+    assert told(data) == []
+    assert bool(told(data, check.warnings)) == is_shadowed

@@ -67,6 +67,11 @@ CASES = [
     ("d['peers'][0]['endpoints'].append({'address': '203.0.113.2:1', 'link': 'lte'})",
      ["peers[hub].endpoints: [{address: 203.0.113.1:4510}] -> "
       "[{address: 203.0.113.1:4510}, {address: 203.0.113.2:1, link: lte}]"]),
+    ("d['links'][1].update(quota='20GB', only_when_needed=True)",
+     ["links[lte].quota: nothing -> 20GB", "links[lte].only_when_needed: false -> true"]),
+    ("d['classes'] = {'voice': {'priority': 1}, 'tills': {}}",
+     ["classes[voice]: nothing -> present", "classes[tills]: nothing -> present"]),
+    ("d['rules'] = [{'class': 'voice'}]", ["rules: 0 rules -> 1 rules"]),
     ("d['steering'] = {'mode': 'stride', 'classes': {0: 'duplicate'}}",
      ["steering.mode: earliest -> stride", "steering.classes: {} -> {0: duplicate}"]),
 ]  # fmt: skip
@@ -75,6 +80,25 @@ CASES = [
 @pytest.mark.parametrize(("edit", "told"), CASES, ids=[edit for edit, _ in CASES])
 def test_changes(edit: str, told: list[str]) -> None:
     assert [str(change) for change in diff(OLD, edited(edit))] == told
+
+
+def test_classes_are_matched_by_name_and_rules_by_place() -> None:
+    old = edited(
+        "d['classes'] = {'tills': {'sla': {'loss': '1%'}}, 'voice': {}}; "
+        "d['rules'] = [{'class': 'voice', 'dscp': ['EF', 44]}, {'class': 'tills', 'protocol': 'icmp'}]"
+    )
+    new = edited(
+        "d['classes'] = {'voice': {'priority': 1}, 'tills': {'sla': {'loss': '2%'}}}; "
+        "d['rules'] = [{'class': 'voice', 'dscp': ['EF', 44]}, "
+        "{'class': 'tills', 'ports': ['80-90', 443], 'protocol': 'tcp'}]"
+    )
+    assert [str(change) for change in diff(old, new)] == [
+        "classes[tills].sla.loss: 1% -> 2%",
+        "classes[voice].priority: nothing -> 1",
+        "classes order: tills, voice -> voice, tills",
+        "rules[1]: {protocol: icmp, direction: both, class: tills} -> "
+        "{protocol: tcp, ports: [80-90, 443], direction: both, class: tills}",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("edit", [edit for edit, _ in CASES])

@@ -60,7 +60,7 @@ def test_a_good_file_becomes_a_configuration(tmp_path: Path) -> None:
     assert config.peers[0].public_key_text == HUB_KEY
 
 
-@pytest.mark.parametrize("name", ["edge.yaml", "hub.yaml"])
+@pytest.mark.parametrize("name", ["edge.yaml", "hub.yaml", "policy-office.yaml"])
 def test_the_example_files_are_fine(name: str) -> None:
     examined = examine(ROOT / "config" / name)
     assert examined.errors == () and examined.warnings == ()
@@ -122,6 +122,33 @@ REFUSED = [
         "site: berlin\nsite: again",
         "edge.yaml: site (line 2): stands here twice, first in line 1",
     ),
+    (
+        "site: berlin",
+        "site: berlin\nrules:\n  - {class: voice}\n  - {class: voice, ports: 90-80}",
+        "rules[1].ports (edge.yaml, line 4): the range '90-80' is empty; write 80-90",
+    ),
+    (
+        "site: berlin",
+        "site: berlin\nrules: [{klass: voice}]",
+        "rules[0].klass (edge.yaml, line 2): unknown key; did you mean `class`?",
+    ),
+    (
+        "site: berlin",
+        "site: berlin\nclasses: {links: {prefer: best}}",
+        "classes.links.prefer (edge.yaml, line 2): 'best' does not fit here; expected: any, lowest_latency",
+    ),
+    (
+        "site: berlin",
+        "site: berlin\nclasses: {voice: {sla: {latency: 5}}}",
+        "classes.voice.sla.latency (edge.yaml, line 2): 5 is no number with a unit; such as 25ms",
+    ),
+    (
+        "site: berlin",
+        "site: berlin\nclasses: {voice: loud}",
+        "'loud' is no section; a section with the keys pri",
+    ),
+    ("site: berlin", "site: berlin\nclasses: {'a b': {}}", "'a b' is no key here"),
+    ("metered: true", "quota: 20", "links[1].quota (edge.yaml, line 11): 20 is no number with a unit"),
     ("metered: true", "name: x", "edge.yaml: links[1].name (line 11): stands here twice, first in line 9"),
     ("tun:", "tun: &tun", "edge.yaml: line 3: anchors and aliases are not allowed"),
     ("site: berlin", "site: !!python/name:os.system x", "edge.yaml: line 1: tag "),

@@ -7,10 +7,11 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdwan.config import values
+from sdwan.config import match, values
 from sdwan.config.values import Wrong
 from sdwan.model import SteerMode
 
@@ -40,6 +41,22 @@ UNDERSTOOD = [
     (values.parse_mtu, 1400, 1400),
     (values.parse_name, "van-7", "van-7"),
     (values.parse_interface, "enp0s31f6", "enp0s31f6"),
+    (values.parse_size, "20GB", 20_000_000_000),
+    (values.parse_size, "1.5 tb", 1_500_000_000_000),
+    (values.parse_size, "512 kB", 512_000),
+    (values.parse_share, "0.01%", 100),
+    (values.parse_share, "100 %", 1_000_000),
+    (match.parse_dscps, "EF", (46,)),
+    (match.parse_dscps, ["af4x", "CS1", 46], (34, 36, 38, 8, 46)),
+    (match.parse_dscps, 0, (0,)),
+    (match.parse_protocols, "icmp", (1, 58)),
+    (match.parse_protocols, ["TCP", 17, "udp"], (6, 17)),
+    (match.parse_port_ranges, 443, ((443, 443),)),
+    (match.parse_port_ranges, ["5060-5061", "80", 22], ((5060, 5061), (80, 80), (22, 22))),
+    (match.parse_prefixes, "10.1.0.0/16", (ip_network("10.1.0.0/16"),)),
+    (match.parse_prefixes, ["10.1.0.1", "fd00::/8"], (ip_network("10.1.0.1/32"), ip_network("fd00::/8"))),
+    (match.parse_names, "dsl", ("dsl",)),
+    (match.parse_names, ["dsl", "lte"], ("dsl", "lte")),
 ]
 
 REFUSED = [
@@ -89,6 +106,29 @@ REFUSED = [
     (values.parse_interface, "eth 0", "no interface name may have"),
     (values.parse_interface, "..", "no interface name may have"),
     (values.parse_directory, "run/sdwan", "no absolute path"),
+    (values.parse_size, 20, "no number with a unit"),
+    (values.parse_size, "20GiB", "no number with a unit"),
+    (values.parse_size, "0GB", "out of range"),
+    (values.parse_share, "1", "no number with a unit"),
+    (values.parse_share, "101%", "out of range"),
+    (match.parse_dscps, "AF51", "no DSCP"),
+    (match.parse_dscps, 64, "no DSCP"),
+    (match.parse_dscps, True, "no DSCP"),
+    (match.parse_dscps, None, "no DSCP"),
+    (match.parse_dscps, [], "empty list"),
+    (match.parse_protocols, "http", "no protocol"),
+    (match.parse_protocols, 256, "no protocol"),
+    (match.parse_protocols, [[6]], "no protocol"),
+    (match.parse_port_ranges, 0, "no port"),
+    (match.parse_port_ranges, 65536, "no port"),
+    (match.parse_port_ranges, True, "no port"),
+    (match.parse_port_ranges, 80.5, "no port"),
+    (match.parse_port_ranges, "90-80", "is empty"),
+    (match.parse_port_ranges, "80-", "no port"),
+    (match.parse_port_ranges, [], "empty list"),
+    (match.parse_prefixes, "10.1.0.1/16", "bits set beyond its length"),
+    (match.parse_prefixes, [["10.0.0.0/8"]], "not text"),
+    (match.parse_names, ["dsl", "dsl"], "stands here twice"),
 ]
 
 
@@ -118,6 +158,25 @@ def test_rates_survive_writing_and_parsing(rate_bps: int) -> None:
 def test_durations_of_whole_microseconds_survive(duration_us: int) -> None:
     text = values.write_duration(duration_us * 1000)
     assert values.parse_duration(text) == duration_us * 1000
+
+
+@given(st.integers(1, 10**16), st.integers(0, 10**6))
+def test_sizes_and_shares_survive(size_bytes: int, share_ppm: int) -> None:
+    assert values.parse_size(values.write_size(size_bytes)) == size_bytes
+    assert values.parse_share(values.write_share(share_ppm)) == share_ppm
+
+
+@given(
+    st.lists(st.integers(0, 63), min_size=1, unique=True).map(tuple),
+    st.lists(st.integers(0, 255), min_size=1, unique=True).map(tuple) | st.just((1, 58)),
+    st.lists(st.tuples(st.integers(1, 99), st.integers(99, 65535)), min_size=1).map(tuple),
+)
+def test_conditions_of_a_rule_survive(
+    dscps: tuple[int, ...], protocols: tuple[int, ...], ports: tuple[tuple[int, int], ...]
+) -> None:
+    assert match.parse_dscps(yaml.safe_load(match.write_dscps(dscps))) == dscps
+    assert match.parse_protocols(yaml.safe_load(match.write_protocols(protocols))) == protocols
+    assert match.parse_port_ranges(yaml.safe_load(match.write_port_ranges(ports))) == ports
 
 
 def test_a_wrong_value_is_shown_short_and_never_if_it_may_be_a_key() -> None:
