@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from sdwan.core.classes import ClassSpec
 from sdwan.core.drain import is_quiet
 from sdwan.core.path import Path
 from sdwan.edge.peering import Peering
@@ -129,11 +128,9 @@ def _capacity(path: Path) -> dict[str, Any]:
 # Classes and peers ----------------------------------------------------------------------------------
 
 
-def describe_classes(
-    peering: Peering, specs: Sequence[ClassSpec], newest: Reading, before: Reading
-) -> Iterator[ClassSnapshot]:
+def describe_classes(peering: Peering, newest: Reading, before: Reading) -> Iterator[ClassSnapshot]:
     """Describe the traffic classes of a peer: those of the policy."""
-    for number, spec in enumerate(specs):
+    for number, spec in enumerate(peering.tunnel.specs):
         row = peering.number * CLASSES + number
         counted = newest.classes[row]
         yield ClassSnapshot(

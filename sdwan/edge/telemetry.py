@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from sdwan.core.classes import READY, ClassSpec
 from sdwan.edge.describe import Reading, describe_classes, describe_paths, describe_peer
 from sdwan.edge.events import EventLog
 from sdwan.edge.icmp import LinkProbes
@@ -78,7 +77,7 @@ class Telemetry:
     def _make(self, moment_ns: int) -> Snapshot:
         site, newest = self._site, self._read(moment_ns)
         before = self._readings[0] if self._readings else newest
-        peerings, specs = site.peerings.values(), self._specs()
+        peerings = site.peerings.values()
         total = site.plane.board.total[0]
         heartbeat_ns = int(total["heartbeat_ns"])
         return Snapshot(
@@ -86,9 +85,7 @@ class Telemetry:
             uptime_ns=moment_ns - self._started_ns,
             paths=tuple(path for peering in peerings for path in self._paths(peering, newest, before)),
             links=tuple(self._links()),
-            classes=tuple(
-                found for peering in peerings for found in describe_classes(peering, specs, newest, before)
-            ),
+            classes=tuple(c for peering in peerings for c in describe_classes(peering, newest, before)),
             peers=tuple(describe_peer(peering, newest, before) for peering in peerings),
             drops=self._drops(),
             events=self._events.counts(),
@@ -100,10 +97,6 @@ class Telemetry:
             reloads_applied=self.reloads_applied,
             reloads_refused=self.reloads_refused,
         )
-
-    def _specs(self) -> Sequence[ClassSpec]:
-        """Return the classes of the policy in force."""
-        return READY
 
     def _paths(self, peering: Peering, newest: Reading, before: Reading) -> Sequence[PathSnapshot]:
         first = peering.number * PATHS_PER_PEER
@@ -141,6 +134,7 @@ class Telemetry:
                     up=state.up,
                     drained=name in self._site.links.drained,
                     metered=state.config.metered,
+                    quota_left_bytes=self._site.quotas.left_bytes(name),
                     foreign_sent_bytes=counted.tx_bytes - counted.tx_tunnel_bytes,
                     foreign_received_bytes=counted.rx_bytes - counted.rx_tunnel_bytes,
                     icmp_rtt_ns=echo.rtt.smoothed_ns if echo else None,
