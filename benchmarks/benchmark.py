@@ -9,6 +9,7 @@ same: a figure is information, not an error.
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 import sys
@@ -30,10 +31,12 @@ from benchmarks.targets import judge
 from benchmarks.wireguard_go import WireGuardGo
 from sdwan.errors import SdwanError
 from sdwan.lab.home import ending_cleanly
+from sdwan.lab.scenario import load, measured
+from sdwan.lab.suite import LONG, QUICK, Wishes, play_all, write_rows
 
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Bare, Ours, OpenVpn, WireGuardGo)}
 BONDS_MBIT = ((100, 100), (100, 50), (50, 10))
-PARTS = ("unshaped", "bonded", "gap", "peers", "programs")
+PARTS = ("unshaped", "bonded", "gap", "peers", "programs", "scenarios")
 OUTPUT = machine.ROOT / "build" / "benchmark.json"
 
 
@@ -46,12 +49,13 @@ class Effort:
     udp_s: float
     bond_s: float
     gaps: int
+    quick: bool = False
 
     @classmethod
     def choose(cls, quick: bool, rounds: int | None) -> Effort:
         """Return the full effort, or one that only shows that everything works."""
         if quick:
-            return cls(rounds or 1, tcp_s=2, udp_s=2, bond_s=6, gaps=1)
+            return cls(rounds or 1, tcp_s=2, udp_s=2, bond_s=6, gaps=1, quick=True)
         return cls(rounds or 3, tcp_s=5, udp_s=4, bond_s=20, gaps=5)
 
 
@@ -151,12 +155,25 @@ def run_programs(_: Effort, step: Step) -> dict[str, float]:
     return programs.costs_ns()
 
 
+def run_scenarios(effort: Effort, step: Step) -> list[dict[str, Any]]:
+    """Play the measured scenarios of the lab, as `make scenarios` does; quick: four, one round each."""
+    chosen = [load(name) for name in (QUICK if effort.quick else measured()) if name not in LONG]
+    wishes = Wishes(rounds=effort.rounds if effort.quick else None, output=OUTPUT.parent / "scenarios.json")
+    results = []
+    for number, scenario in enumerate(chosen, start=1):
+        step(f"scenario {scenario.name} ({number} of {len(chosen)})")
+        results += play_all([scenario], Console(file=io.StringIO()), wishes)
+    write_rows(results, OUTPUT.parent / "scenarios.json")
+    return [row for result in results for row in result.rows()]
+
+
 RUNNERS: dict[str, tuple[str, Callable[[Effort, Step], Any]]] = {
     "unshaped": ("unshaped", run_unshaped),
     "bonded": ("bonded", run_bonded),
     "gap": ("gap", run_gap),
     "peers": ("many_peers", run_peers),
     "programs": ("programs", run_programs),
+    "scenarios": ("scenarios", run_scenarios),
 }
 
 

@@ -24,7 +24,18 @@ def lay_out(results: dict[str, Any], verdicts: list[Verdict]) -> Iterable[Render
         yield _pairs("Hub with 1 and with 100 peers", results["many_peers"])
     if "programs" in results:
         yield _pairs("BPF programs, ns per run", results["programs"])
+    if "scenarios" in results:
+        yield _scenarios(results["scenarios"])
     yield _verdicts(verdicts)
+
+
+def _scenarios(rows: list[dict[str, Any]]) -> Table:
+    made = _table("Scenarios", "", "wanted", "measured", "")
+    for row in rows:
+        shown = "not measured" if row["value"] is None else f"{row['value']:.4g} {row['unit']}".strip()
+        mark = "[green]met[/]" if row["met"] else "[red]not met[/]"
+        made.add_row(row["name"], row["metric"].replace("_", " "), row["target"], shown, mark)
+    return made
 
 
 def _table(title: str, *figures: str) -> Table:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from sdwan.lab.scenario import Scenario
     from sdwan.lab.suite import Wishes
 
-LONG = frozenset({"soak"})
-"""Left out of `scenarios` unless named: half an hour."""
-QUICK = ("unlike_delay_10_30", "loss_2", "blackhole_udp", "ping_under_load")
 DEFAULT_OUTPUT = Path("build/scenarios.json")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -82,7 +79,7 @@ def measure(
     even when an expectation is missed: a figure is information. --strict makes it 1.
     """
     from sdwan.lab.scenario import load, measured
-    from sdwan.lab.suite import Wishes
+    from sdwan.lab.suite import LONG, QUICK, Wishes
 
     names = names or (QUICK if quick else tuple(name for name in measured() if name not in LONG))
     wishes = Wishes(rounds or (1 if quick else None), {}, output)

@@ -30,6 +30,9 @@ from sdwan.lab.topology import build
 # Implementation constants --------------------------------------------------------------------------
 
 OUTPUT = Path("build/scenarios.json")
+LONG = frozenset({"soak"})
+"""Of the measured ones, played only when named: half an hour."""
+QUICK = ("unlike_delay_10_30", "loss_2", "blackhole_udp", "ping_under_load")
 TRAILS = "scenarios"
 """Folder beside the output file for pictures and figures."""
 
@@ -96,7 +99,6 @@ def _play_one(scenario: Scenario, wishes: Wishes, say: Callable[[str], None], co
     except LabError as error:
         if not wishes.careful:
             raise
-        console.print(f"  broke: {error}", style="bold red")
         return Result(
             scenario.name, ok=False, verdicts=judge({}, scenario.expect), events=[f"broke: {error}"]
         )
