@@ -84,6 +84,7 @@ async def _run(config_path: Path, config: SiteConfig) -> None:
         undo.callback(plane.close)
         maps = kernel.open_maps(config)
         undo.callback(kernel.close, maps)
+        plane.show(maps)
         kernel.set_up_tun(config)
         site = Site(config, maps, plane)
         edge = Edge(config_path, config, site, plane)

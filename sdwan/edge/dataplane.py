@@ -20,6 +20,8 @@ from time import monotonic_ns
 
 import numpy as np
 
+from sdwan.core.classes import READY, ClassSpec
+from sdwan.core.classify import Classifier
 from sdwan.core.reorder import HeldBytes
 from sdwan.core.retransmit import KeptBytes
 from sdwan.core.session import Session
@@ -27,11 +29,13 @@ from sdwan.edge import channel, sandbox
 from sdwan.edge.board import Board
 from sdwan.edge.burst import Burst
 from sdwan.edge.delivery import Delivery
+from sdwan.edge.gate import Gate
 from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
 from sdwan.edge.resending import Resender
-from sdwan.errors import KernelError, WireError
+from sdwan.errors import ConfigError, KernelError, WireError
+from sdwan.io.kernelview import KernelView
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
 from sdwan.model import PATH_PIN, PATHS_PER_PEER, DropReason
@@ -50,11 +54,12 @@ class DataPlane:
 
     def __init__(
         self, tun: int, listeners: list[socket.socket], control: socket.socket, board: Board,
-        offload: Offload, *, segmentation: bool,
+        offload: Offload, *, segmentation: bool, view: KernelView | None = None,
     ) -> None:  # fmt: skip
         self._tun, self._listeners, self._control, self._board = tun, listeners, control, board
         self._peers: dict[int, Peer] = {}
         self._sessions: dict[int, Session] = {}
+        self._classes: tuple[ClassSpec, ...] = READY
         self._held_bytes, self._kept_bytes = HeldBytes(), KeptBytes()
         self._drops = [0] * board.total["drops"].shape[1]
         self._running = True
@@ -62,9 +67,13 @@ class DataPlane:
         self._by_descriptor = {sock.fileno(): sock for sock in listeners}
         for descriptor in (tun, control.fileno(), *self._by_descriptor):
             self._poll.register(descriptor, select.EPOLLIN)
-        self._outward = Outward(tun, segmentation=segmentation, drop=self._drop, want_session=self._want)
+        self._outward = Outward(
+            tun, segmentation=segmentation, drop=self._drop, want_session=self._want,
+            gate=Gate(view) if view else None,
+        )  # fmt: skip
         self._delivery = Delivery(tun, offload, drop=self._drop)
         self._resender = Resender(segmentation=segmentation, drop=self._drop)
+        self._resender.view = view
         self._inward = Inward(
             sessions=self._sessions,
             peers=self._peers,
@@ -84,27 +93,29 @@ class DataPlane:
             channel.Forget: self._forget,
             channel.SealControl: self._seal_control,
             channel.Suspect: self._suspect,
+            channel.SetClasses: self._set_classes,
         }
 
     # the loop ---------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Move packets until told to stop."""
-        poll, by_descriptor = self._poll, self._by_descriptor
+        by_descriptor = self._by_descriptor
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         board_due_ns = 0
         inward, outward, delivery, tun = self._inward, self._outward, self._delivery, self._tun
         resender = self._resender
         while self._running:
             waits = delivery.anything_waits or resender.waiting
-            events = poll.poll(WAIT_BUSY_S if waits else WAIT_IDLE_S)
-            for descriptor, _ in events:
+            for descriptor, _ in self._wait(WAIT_BUSY_S if waits else WAIT_IDLE_S):
                 if descriptor == tun:
                     outward.pump()
                 elif descriptor in by_descriptor:
                     inward.pump(by_descriptor[descriptor])
                 else:
                     self._listen()
+            if outward.is_backlogged:
+                outward.drain()
             now_ns = monotonic_ns()
             if waits:
                 delivery.settle(now_ns)
@@ -112,6 +123,15 @@ class DataPlane:
             if now_ns >= board_due_ns:
                 board_due_ns = now_ns + BOARD_INTERVAL_NS
                 self._to_board(now_ns)
+
+    def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Return the descriptors that are ready, at the latest when a path has room for what waits."""
+        if self._outward.is_backlogged:
+            # epoll counts in milliseconds; in one of them a gigabit passes 80 datagrams.
+            timeout_s = min(timeout_s, max(self._outward.wait_ns(), 0) / 1e9)
+            select.select((self._poll,), (), (), timeout_s)
+            timeout_s = 0
+        return self._poll.poll(timeout_s)
 
     def stop(self) -> None:
         """End the loop after the present round."""
@@ -128,6 +148,7 @@ class DataPlane:
         total["tun_reads"] = self._outward.reads
         total["tun_writes"] = self._delivery.writes
         total["drops"][:] = self._drops
+        self._outward.report(self._board.classes)
         for peer in self._peers.values():
             if peer.dirty or peer.order.held_now:
                 peer.dirty = False
@@ -216,7 +237,9 @@ class DataPlane:
     def _set_peer(self, message: channel.SetPeer) -> None:
         peer = self._peers.get(message.peer)
         if peer is None:
-            peer = self._peers[message.peer] = Peer(message.peer, self._held_bytes, self._kept_bytes)
+            peer = self._peers[message.peer] = Peer(
+                message.peer, self._held_bytes, self._kept_bytes, classes=self._classes
+            )
         peer.datagram_bytes = message.datagram_bytes
         peer.burst_segments = message.burst_segments
         if peer.families != message.families:
@@ -233,6 +256,7 @@ class DataPlane:
         peer.forget()
         self._delivery.forget(peer)
         self._resender.forget(peer)
+        self._outward.forget(peer.number)
         for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
             del self._sessions[index]
         for sock in peer.senders.values():
@@ -305,6 +329,16 @@ class DataPlane:
         if session is not None:
             self._choose_session(self._peers[session.peer_number])
 
+    def _set_classes(self, message: channel.SetClasses) -> None:
+        try:
+            classifier = Classifier.from_json(message.text)
+        except ConfigError as error:
+            raise WireError(str(error)) from error
+        self._classes = classifier.specs
+        self._outward.obey(classifier)
+        for peer in self._peers.values():
+            peer.set_classes(classifier.specs)
+
     def _suspect(self, message: channel.Suspect) -> None:
         peer = self._peers.get(message.peer)
         if peer is not None and message.path < PATHS_PER_PEER:
@@ -341,6 +375,8 @@ def main() -> int:
     parser.add_argument("--peers-max", type=int, required=True)
     parser.add_argument("--listen", type=int, action="append", required=True)
     parser.add_argument("--offload", type=json.loads, required=True)
+    parser.add_argument("--view", default="", help="how the kernel's maps are laid out")
+    parser.add_argument("--map", type=int, action="append", default=[])
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is control's to handle
     listeners = [socket.socket(fileno=descriptor) for descriptor in options.listen]
@@ -350,7 +386,10 @@ def main() -> int:
     offload = dict(options.offload)
     segmentation = offload.pop("segmentation")
     board = Board(options.board, options.peers_max)
-    plane = DataPlane(options.tun, listeners, control, board, Offload(**offload), segmentation=segmentation)
+    view = KernelView.open(options.view, options.map) if options.view else None
+    plane = DataPlane(
+        options.tun, listeners, control, board, Offload(**offload), segmentation=segmentation, view=view
+    )
     np.seterr(over="ignore")  # counters on the wire wrap
     facts = {"pid": os.getpid(), "sandbox": sandbox.enter(), **options.offload}
     gc.freeze()

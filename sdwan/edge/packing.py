@@ -8,7 +8,8 @@ Data-plane process; used by sdwan.edge.departure. Three ways, in this order of p
   row         larger ones of equal size share a GSO burst (SINGLE).
 
 Everything leaves at the latest when the TUN is empty, or when a burst is full: nothing waits for company.
-Packets of one flow leave in the order they came, those of different flows as it suits; datagrams in the order of their counters.
+Packets of one flow leave in the order they came, those of different flows as it suits; datagrams leave in the
+order of their counters.
 """
 
 from __future__ import annotations

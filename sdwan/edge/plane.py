@@ -15,6 +15,8 @@ from sdwan.edge import channel
 from sdwan.edge.board import Board
 from sdwan.edge.spawn import DataPlane
 from sdwan.errors import WireError
+from sdwan.io.kernelview import KernelView
+from sdwan.io.maps import Maps
 from sdwan.io.udp import departure
 
 # Implementation constants --------------------------------------------------------------------------
@@ -56,6 +58,10 @@ class Plane:
             "segmentation": granted.segmentation,
             "coalescing": granted.coalescing,
         }
+
+    def show(self, maps: Maps) -> None:
+        """Let every child started from now on see how busy the paths are, and what the kernel chose."""
+        self._spawn.view = KernelView.describe(maps)
 
     def fileno(self) -> int:
         """Return the channel's descriptor; it changes with every start."""

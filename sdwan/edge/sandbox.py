@@ -26,7 +26,7 @@ UID = 64510
 _ALLOWED = (
     "read", "readv", "write", "writev", "close", "fstat", "newfstatat", "lseek",
     "recvmsg", "recvfrom", "sendmsg", "sendto", "shutdown", "getsockopt", "getsockname",
-    "epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "ppoll", "poll",
+    "epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "ppoll", "poll", "select", "pselect6",
     "mmap", "munmap", "mremap", "madvise", "mprotect", "brk", "futex", "sched_yield",
     "clock_gettime", "clock_nanosleep", "gettimeofday", "nanosleep", "getrandom", "getpid", "gettid",
     "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall",

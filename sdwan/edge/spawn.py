@@ -72,6 +72,8 @@ class DataPlane:
                 continue  # a kernel without IPv6
             self.listeners.append(sock)
             self.coalescing = self.coalescing and coalescing
+        self.view: tuple[list[int], str] = ([], "")
+        """Descriptors of the kernel's maps and their layout (sdwan.io.kernelview), for the next start."""
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: socket.socket | None = None
 
@@ -82,7 +84,8 @@ class DataPlane:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
         ours.setblocking(False)
         listeners = [sock.fileno() for sock in self.listeners]
-        inherited = [self._tun, theirs.fileno(), self.board.descriptor, *listeners]
+        maps, layout = self.view
+        inherited = [self._tun, theirs.fileno(), self.board.descriptor, *listeners, *maps]
         facts = {**asdict(self.offload), "segmentation": self.segmentation}
         command = [
             sys.executable, "-m", "sdwan.edge.dataplane",
@@ -90,6 +93,7 @@ class DataPlane:
             "--board", str(self.board.descriptor), "--peers-max", str(self.peers_max),
             "--offload", json.dumps(facts),
             *(word for fd in listeners for word in ("--listen", str(fd))),
+            "--view", layout, *(word for fd in maps for word in ("--map", str(fd))),
         ]  # fmt: skip
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(
