@@ -62,8 +62,8 @@ SENT_DECAY = 0.998
 TEST_WINDOW_NS = 200 * MILLISECOND_NS
 DRY_RATE = 0.85
 DRY_MAX_NS, DRY_AGAIN_NS = 1000 * MILLISECOND_NS, 5000 * MILLISECOND_NS
-"""How a full path's queue runs dry to show its delay floor: at this share of the rate, a round trip longer than that
-takes, and not again for a while. Costs a tenth of a percent."""
+"""How a full path's queue runs dry to show its delay floor: at this share of the rate, a round trip
+longer than that takes, and not again for a while. Costs a tenth of a percent."""
 
 
 class State(Enum):
@@ -306,7 +306,7 @@ class Estimator:
         self._change(State.SHALLOW if self._shallow is not None else State.TRACK, now_ns)
 
     def _compete_with(self, reading: Reading) -> None:
-        share_bps = max(reading.window.delivered_bps, self._rival.before_bps / 2)
+        share_bps = max(reading.window.delivered_bps, self._rival.best_bps / 2)
         self._competitor = Competitor(reading, rate_bps=share_bps)
         self._rival.reset()
         self._change(State.COMPETE, reading.sample.now_ns)

@@ -20,7 +20,8 @@ STEP_FIRST, STEP_MAX = 0.05, 1.0
 """A first step of 5 % costs less than 5 ms of queue before its report is back."""
 AHEAD_MOST = 2
 """The estimate stays within twice of what was seen to arrive."""
-KNOWN_DECAY = 0.995
+KNOWN_DECAY = 0.98
+"""Per sample: a rate that the path no longer has is forgotten in 2 s."""
 CAREFUL = 0.98
 """Steps do not jump across the last rate known for certain."""
 STALEMATE_NS, STALEMATE_JITTERY_NS = 3000 * MILLISECOND_NS, 500 * MILLISECOND_NS
@@ -46,7 +47,8 @@ class Growth:
         self._trial: tuple[int, float, float] | None = None
 
     def on_known(self, carried_bps: float) -> None:
-        """Take the rate of a path whose queue stood: begin with small steps again, and be careful above it."""
+        """Take the rate of a path whose queue stood: begin with small steps again, and be careful above
+        it."""
         self._step = STEP_FIRST
         self._known_bps = max(carried_bps, KNOWN_DECAY * self._known_bps)
 
@@ -95,5 +97,6 @@ def _trial_window(reading: Reading, reader: Reader) -> Window:
 
 
 def _whole_bps(window: Window) -> float:
-    """Return what arrived and what was lost: otherwise a burst of loss before a trial would look like its gain."""
+    """Return what arrived and what was lost: otherwise a burst of loss before a trial would look like
+    its gain."""
     return window.delivered_bps / (1 - min(window.loss, LOSS_MOST))

@@ -31,7 +31,8 @@ WINDOW_PER_JITTER = 8
 WINDOW_DATAGRAMS = 12
 DATAGRAM_BITS = 1500 * 8
 GRAIN_NS = MILLISECOND_NS
-"""A full datagram takes longer than the small probe that set the delay floor: below 12 Mbit/s that is no queue."""
+"""A full datagram takes longer than the small probe that set the delay floor: below 12 Mbit/s that is no
+queue."""
 FULL_IDLE = 0.1
 """A path that was idle for a smaller share of a window was given all it is thought to carry."""
 FALLING = 0.9
@@ -84,8 +85,8 @@ class Reader:
     ) -> Reading | None:
         """Take a sample; None if it cannot be true or if there is nothing to compare it with.
 
-        ``is_tracking``: jitter may be learned. ``is_held``: the delay floor may only fall: somebody else keeps
-        a queue standing, and must not be taken for distance.
+        ``is_tracking``: jitter may be learned. ``is_held``: the delay floor may only fall: somebody else
+        keeps a queue standing, and must not be taken for distance.
         """
         if not self.history.take(sample):
             return None

@@ -36,6 +36,8 @@ LONG_NS = 12 * MILLISECOND_NS
 """Three times the target queue."""
 STRIKES, STRIKE_NS = 4, 5 * MILLISECOND_NS
 """Four rounds in which the queue was 12 ms longer than predicted, or nine in which it was 5 ms."""
+BEST_DECAY = 0.9995
+"""Per sample: half is forgotten in 35 s of reports."""
 AHEAD_MOST = 1.5
 """The estimate stays within this of what arrives."""
 LOSS_MARGIN, LOSS_LEAST, LOSS_DATAGRAMS = 0.005, 2, 20
@@ -43,12 +45,14 @@ ROUND_LEAST_NS = 20 * MILLISECOND_NS
 CLEAR_NS = 500 * MILLISECOND_NS
 """Without a long queue for so long, the rival is gone."""
 ALONE = 2
-"""Questions in a row whose answer is "the queue was ours"; a rival that just cut its window sounds so once."""
+"""Questions in a row whose answer is "the queue was ours"; a rival that just cut its window sounds so
+once."""
 ASK_FIRST_NS, ASK_MAX_NS = SECOND_NS, 4 * SECOND_NS
 ASK_RATE = 0.3
 ASK_MOST_NS = 3 * SECOND_NS
 SAME_LEFT, SAME_NS = 3, 2 * MILLISECOND_NS
-"""Questions in a row that leave the same: over 6 s, a CUBIC's queue moves by more (plateaus of 3 s were seen)."""
+"""Questions in a row that leave the same: over 6 s, a CUBIC's queue moves by more (plateaus of 3 s were
+seen)."""
 
 
 class RivalWatch:
@@ -57,20 +61,20 @@ class RivalWatch:
     def __init__(self) -> None:
         self._strikes = 0.0
         self._after_ns = 0
-        self.before_bps = 0.0
-        """The estimate before the first strike."""
+        self.best_bps = 0.0
+        """The best estimate of late at which nobody else was noticed."""
 
     def on_reading(self, reading: Reading, *, capacity_bps: float) -> bool:
         """Take a reading; tell whether a rival is there."""
         queue_ns = min(reading.queue_ns, reading.queue_least_ns)
         unexplained_ns = queue_ns - reading.sample.backlog_ns
+        self.best_bps *= BEST_DECAY
         if unexplained_ns < STRIKE_NS / 2:
             self._strikes = 0
+            self.best_bps = max(self.best_bps, capacity_bps)
             return False
         if reading.sample.sent_ns <= self._after_ns or unexplained_ns <= STRIKE_NS + 2 * reading.grain_ns:
             return False
-        if not self._strikes:
-            self.before_bps = capacity_bps
         self._strikes += min(unexplained_ns / LONG_NS, 1.0)
         self._after_ns = reading.sample.now_ns
         return self._strikes >= STRIKES
@@ -91,8 +95,8 @@ class _Question:
 class Questions:
     """Asks now and then whether the queue is a rival's, ours, or no queue at all.
 
-    What is left of the queue when ours must be gone is a rival's, and moves; or it is distance, and does not: the
-    way got longer.
+    What is left of the queue when ours must be gone is a rival's, and moves; or it is distance, and does
+    not: the way got longer.
     """
 
     def __init__(self, now_ns: int) -> None:

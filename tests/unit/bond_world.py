@@ -258,8 +258,8 @@ class BondWorld:
         report_loss: float = 0.0,
         seed: int = 1,
     ) -> None:
-        """``start``: the estimators' first guess, Mbit/s; ``burst``: most datagrams sent at once; ``sender``: what
-        the sender's processor is good for, Mbit/s."""
+        """``start``: the estimators' first guess, Mbit/s; ``burst``: most datagrams sent at once;
+        ``sender``: what the sender's processor is good for, Mbit/s."""
         start_bps = None if start is None else int(start * 1e6)
         self.paths = [WorldPath(link, Estimator(start_bps=start_bps)) for link in links]
         self.now = 0.0
