@@ -122,6 +122,7 @@ def _examine(config_path: Path) -> dict[str, Any]:
     if examined.config is not None:
         config = examined.config
         errors += _key_file_errors(config)
+        errors += _policy_errors(config)
         facts = {
             "site": config.site,
             "links": len(config.links),
@@ -155,6 +156,16 @@ def _key_file_errors(config: SiteConfig) -> Iterator[ConfigError]:
                 read_key(peer.preshared_key)
             except KeyFileError as error:
                 yield ConfigError(f"peers[{number}].preshared_key", str(error))
+
+
+def _policy_errors(config: SiteConfig) -> Iterator[ConfigError]:
+    """Make what the data plane would be sent."""
+    from sdwan.edge.policy import classifier_of
+
+    try:
+        classifier_of(config).to_json()
+    except ConfigError as error:
+        yield error
 
 
 def _plain(error: ConfigError) -> dict[str, str]:

@@ -106,7 +106,12 @@ class ClassSpec:
         known |= {name: kind(known[name]) for name, kind in _ENUMS.items() if name in known}
         if "sla" in known:
             known["sla"] = SlaLimits(**known["sla"])
-        return cls(**known)
+        spec = cls(**known)
+        for field in fields(cls):
+            value = getattr(spec, field.name)
+            if type(value) is not (str if field.name == "name" else type(field.default)):
+                raise TypeError(f"{field.name} of a class cannot be {value!r}")
+        return spec
 
 
 _ENUMS: dict[str, type[Enum]] = {"steering": SteerMode, "preference": Preference, "recovery": Recovery}
