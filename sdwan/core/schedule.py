@@ -179,7 +179,10 @@ def is_other_burst(old: int, new: int) -> bool:
 
 
 def _row(by_path: Mapping[int, Any], nothing: Any) -> tuple[Any, ...]:
-    return tuple(by_path.get(path, nothing) for path in range(PATHS_PER_PEER))
+    row = [nothing] * PATHS_PER_PEER
+    for path, value in by_path.items():
+        row[path] = value
+    return tuple(row)
 
 
 def _ns_per_kib(view: PathView) -> int:
