@@ -9,10 +9,10 @@ counter stands in the replay window; here is the evidence:
   time      what was highest ``hole_wait_ns`` ago has had its chance;
   word      a sealed CONTROL message names the sender's next counter: what is below it was sent.
 
-A named counter is asked for at once, again after each ``repair_wait_ns`` in which it did not come, and given
-up after ``ASKS_MAX`` times. Whatever takes a link sequence must be noted here, not DATA alone: its gap
-would otherwise look like lost DATA. A gap met by something that carries no new DATA counter is carried
-over to the next that does.
+A named counter is asked for at once (after ``patience_ns`` where a repair row will probably bring it),
+again after each ``repair_wait_ns`` in which it did not come, and given up after ``ASKS_MAX`` times. Whatever
+takes a link sequence must be noted here, not DATA alone: its gap would otherwise look like lost DATA. A gap
+met by something that carries no new DATA counter is carried over to the next that does.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Holes:
         self.window = window
         self.hole_wait_ns = HOLE_WAIT_NS_DEFAULT
         self.repair_wait_ns = REPAIR_WAIT_NS_DEFAULT
+        self.patience_ns = 0
+        """How long what is named now is left to forward error correction before it is asked for."""
         self.proven = 0
         """Holes named because the loss was proven."""
         self.expired = 0
@@ -94,6 +96,7 @@ class Holes:
         self._gaps: deque[tuple[int, int, int]] = deque(maxlen=_GAPS_MAX)
         self._checkpoints: deque[tuple[int, int]] = deque()
         self._named: deque[_Hole] = deque()
+        self._left_to_fec: deque[_Hole] = deque()
         self._asks: dict[bool, list[Range]] = {True: [], False: []}
         self._next_ask_ns = 0
 
@@ -181,7 +184,11 @@ class Holes:
         else:
             self.expired += len(named)
         for start, count in named:
-            self._ask(start, count, proven, 1)
+            if self.patience_ns:
+                due_ns = self.now_ns + self.patience_ns
+                self._left_to_fec.append(_Hole(start, start + count - 1, proven, 0, due_ns))
+            else:
+                self._ask(start, count, proven, 1)
 
     def _ask(self, first: int, count: int, proven: bool, asks: int) -> None:
         hole = _Hole(first, first + count - 1, proven, asks, self.now_ns + self.repair_wait_ns)
@@ -216,11 +223,11 @@ class Holes:
         if marks and marks[0][0] <= now_ns - self.hole_wait_ns and marks[0][1] > self._aged_to:
             first, self._aged_to = self._aged_to + 1, marks[0][1]
             self._name(first, self._aged_to, proven=False)
-        named = self._named
-        for _ in range(len(named)):
-            if named[0].due_ns > now_ns:
-                break
-            self._look_again(named.popleft())
+        for named in (self._left_to_fec, self._named):
+            for _ in range(len(named)):
+                if named[0].due_ns > now_ns and len(named) <= HOLES_MAX:
+                    break
+                self._look_again(named.popleft())
         unknown = self.window.first_open(self._known_to + 1, self.window.top, named_too=False)
         self._known_to = unknown - 1 if unknown >= 0 else self.window.top
 
@@ -241,7 +248,8 @@ class Holes:
     @property
     def busy(self) -> bool:
         """Tell whether ``review`` must be called again soon though nothing arrives."""
-        return self._known_to < self.window.top or bool(self._named) or self.asks_for_something
+        waits = self._named or self._left_to_fec or self.asks_for_something
+        return self._known_to < self.window.top or bool(waits)
 
     def take_asks(self, now_ns: int, ranges_max: int) -> tuple[bool, list[Range]] | None:
         """Return whether the loss is proven, and at most ``ranges_max`` ranges to ask for now; or None."""

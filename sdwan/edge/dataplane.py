@@ -33,6 +33,8 @@ from sdwan.edge.gate import Gate
 from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
+from sdwan.edge.protect import Protector
+from sdwan.edge.recover import Recoverer
 from sdwan.edge.resending import Resender
 from sdwan.errors import ConfigError, KernelError, WireError
 from sdwan.io.kernelview import KernelView
@@ -74,6 +76,8 @@ class DataPlane:
         self._delivery = Delivery(tun, offload, drop=self._drop)
         self._resender = Resender(segmentation=segmentation, drop=self._drop)
         self._resender.view = view
+        self._protector = Protector(segmentation=segmentation, drop=self._drop, view=view)
+        self._recoverer = Recoverer(self._drop)
         self._inward = Inward(
             sessions=self._sessions,
             peers=self._peers,
@@ -83,6 +87,7 @@ class DataPlane:
             plain=self._pass_plain,
             opened=self._pass_opened,
             asked=self._resender.asked,
+            recoverer=self._recoverer,
         )
         self._handlers = {
             channel.SetPeer: self._set_peer,
@@ -94,6 +99,7 @@ class DataPlane:
             channel.SealControl: self._seal_control,
             channel.Suspect: self._suspect,
             channel.SetClasses: self._set_classes,
+            channel.SetRecovery: self._set_recovery,
         }
 
     # the loop ---------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ class DataPlane:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         board_due_ns = 0
         inward, outward, delivery, tun = self._inward, self._outward, self._delivery, self._tun
-        resender = self._resender
+        resender, protector = self._resender, self._protector
         while self._running:
             waits = delivery.anything_waits or resender.waiting
             for descriptor, _ in self._wait(WAIT_BUSY_S if waits else WAIT_IDLE_S):
@@ -120,12 +126,15 @@ class DataPlane:
             if waits:
                 delivery.settle(now_ns)
                 resender.pump(now_ns)
+            protector.pump(now_ns)
             if now_ns >= board_due_ns:
                 board_due_ns = now_ns + BOARD_INTERVAL_NS
                 self._to_board(now_ns)
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
-        """Return the descriptors that are ready, at the latest when a path has room for what waits."""
+        """Return what is ready, at the latest when a path has room or a block must close."""
+        if self._protector.is_busy:
+            timeout_s = min(timeout_s, max(self._protector.next_ns() - monotonic_ns(), 0) / 1e9)
         if self._outward.is_backlogged:
             # epoll counts in milliseconds; in one of them a gigabit passes 80 datagrams.
             timeout_s = min(timeout_s, max(self._outward.wait_ns(), 0) / 1e9)
@@ -150,6 +159,7 @@ class DataPlane:
         total["drops"][:] = self._drops
         self._outward.report(self._board.classes)
         for peer in self._peers.values():
+            self._recoverer.settle(peer, now_ns)
             if peer.dirty or peer.order.held_now:
                 peer.dirty = False
                 self._peer_to_board(peer)
@@ -175,6 +185,9 @@ class DataPlane:
         row["late_repaired"] = peer.window.revived
         row["resent"], row["resent_bytes"] = peer.resent, peer.resent_bytes
         row["resend_missed"] = peer.kept.missed
+        row["repairs_sent"], row["repair_bytes"] = peer.repairs_sent, peer.repair_bytes
+        row["repairs_received"] = peer.repairs_received
+        row["recovered"], row["unrecovered"] = peer.recovered, peer.unrecovered
         row["kept_bytes"], row["kept_evicted"] = peer.kept.size_bytes, peer.kept.evicted
         for path, seen in enumerate(peer.arrivals):
             if seen.last_ns:
@@ -256,6 +269,7 @@ class DataPlane:
         peer.forget()
         self._delivery.forget(peer)
         self._resender.forget(peer)
+        self._protector.forget(peer)
         self._outward.forget(peer.number)
         for index in [i for i, s in self._sessions.items() if s.peer_number == message.peer]:
             del self._sessions[index]
@@ -338,6 +352,11 @@ class DataPlane:
         self._outward.obey(classifier)
         for peer in self._peers.values():
             peer.set_classes(classifier.specs)
+
+    def _set_recovery(self, message: channel.SetRecovery) -> None:
+        peer = self._peers.get(message.peer)
+        if peer is not None:
+            self._protector.obey(peer, message, monotonic_ns())
 
     def _suspect(self, message: channel.Suspect) -> None:
         peer = self._peers.get(message.peer)

@@ -3,7 +3,8 @@
 Data-plane process. ``pump`` drains a wildcard socket: each coalesced burst is cut into runs of consecutive
 datagrams (sdwan.edge.burst), opened last row first into a slot, and checked for replay; what is fresh goes
 on to sdwan.edge.delivery. CONTROL goes to the control process opened, but requests for missing datagrams,
-which sdwan.edge.resending answers; handshake datagrams go as they are.
+which sdwan.edge.resending answers; REPAIRs go to sdwan.edge.recover, and what they make whole comes back in
+here by the same door; handshake datagrams go as they are.
 
 What an opened datagram says of its path, whatever it carries, is noted in sdwan.edge.witness.
 """
@@ -25,11 +26,12 @@ from sdwan.core.container import contents
 from sdwan.core.inner import segment_bytes
 from sdwan.core.messages import Nack
 from sdwan.core.session import Session, consume
-from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, TAG_BYTES, Type, widen
+from sdwan.core.wire import DATA_TYPES, HEADER_BYTES, META_BYTES, META_CLASS_MASK, TAG_BYTES, Type, widen
 from sdwan.edge import witness
 from sdwan.edge.burst import COUNTER, HEAD, RECEIVER, ROWS_MAX, VERSION, WORD, Burst, Head, cut
 from sdwan.edge.delivery import Delivery
 from sdwan.edge.peer import Peer
+from sdwan.edge.recover import Recoverer
 from sdwan.edge.witness import Link
 from sdwan.errors import OpenError, WireError
 from sdwan.io.udp import ANCILLARY_BYTES, SOL_UDP
@@ -63,6 +65,7 @@ class Inward:
         plain: Callable[[Burst, memoryview], None],
         opened: Callable[[Burst, Session, int, bytes], None],
         asked: Callable[[Peer, Nack, int], None] = lambda *_: None,
+        recoverer: Recoverer | None = None,
     ) -> None:
         self._sessions = sessions
         self._peers = peers
@@ -72,6 +75,7 @@ class Inward:
         self._plain = plain
         self._opened = opened
         self._asked = asked
+        self._recoverer = recoverer or Recoverer(drop)
         self._array = np.zeros(65536 + HEADER_BYTES * 2, dtype=np.uint8)
         self._view = self._array.data
         self._into = [self._view[:65536]]
@@ -106,7 +110,14 @@ class Inward:
                     stride = int.from_bytes(data[:2], "little") or length
             if length:
                 self._burst(Burst(length, stride, source, ancillary))
+            while self._recoverer.whole:
+                self._enter(self._recoverer.whole.pop(0))
         self._delivery.settle(self._now_ns)
+
+    def _enter(self, datagram: bytes) -> None:
+        """Let a recovered datagram in; its path byte says that no link brought it."""
+        self._view[: len(datagram)] = datagram
+        self._burst(Burst(len(datagram), len(datagram), (), []))
 
     # 2. cut into runs ---------------------------------------------------------------------------
 
@@ -142,7 +153,7 @@ class Inward:
             self._open_super(burst, start, stop, head, session)
         elif kind in DATA_TYPES:
             self._open_packets(burst, start, head, session, kind)
-        elif kind == Type.CONTROL:
+        elif kind in (Type.CONTROL, Type.REPAIR):
             self._open_control(burst, start, head, session)
         else:
             self._drop(DropReason.UNKNOWN_TYPE, stop - start)
@@ -177,7 +188,8 @@ class Inward:
             return
         link = self._authentic(burst, start, stop, head, session)
         end = SLOT_LEAD + prefix + (rows - 1) * piece + last_payload
-        self._accept(burst, session, self._describe(slot.view[:end], head, session, rows, piece), link)
+        run = self._describe(slot.view[:end], head, session, rows, piece)
+        self._accept(burst, start, session, run, link)
 
     def _open_rows(
         self,
@@ -276,6 +288,7 @@ class Inward:
             witness.copy(peer, link)
             return
         self._notice_address(burst, session, link)
+        self._remember(peer, burst, row, counter, 1, slot.view[SLOT_LEAD + 1])
         self._note(peer, link, counter, 1)
         try:
             for run in contents(slot.view[:end], head[WORD], counter=counter):
@@ -297,6 +310,10 @@ class Inward:
         self._notice_address(burst, session, link)
         peer = self._peers[session.peer_number]
         self._delivery.look_after(peer)
+        if head[WORD] >> 24 == Type.REPAIR:
+            witness.repair(peer, link)
+            self._recoverer.on_repair(peer, session, plaintext, self._now_ns)
+            return
         try:
             nack = witness.control(peer, link, plaintext)
         except WireError:
@@ -309,13 +326,14 @@ class Inward:
 
     # 4. is it fresh -------------------------------------------------------------------------------
 
-    def _accept(self, burst: Burst, session: Session, run: Run, link: Link | None) -> None:
+    def _accept(self, burst: Burst, start: int, session: Session, run: Run, link: Link | None) -> None:
         """Admit an opened run of segments, or those of its rows that are fresh."""
         peer = self._peers[session.peer_number]
         if peer.window.top < 0:
             peer.order.holes.begin(run.counter)
         if peer.window.accept(run.counter, run.rows):
             self._notice_address(burst, session, link)
+            self._remember(peer, burst, start, run.counter, run.rows, run.flags)
             self._note(peer, link, run.counter, run.rows)
             self._delivery.admit(peer, run)
             return
@@ -323,6 +341,7 @@ class Inward:
         self._drop(DropReason.REPLAYED, run.rows - len(fresh))
         witness.copy(peer, link)
         for row in fresh:
+            self._remember(peer, burst, start + row, run.counter + row, 1, run.flags)
             self._delivery.admit(peer, run.row(row))
 
     # 5. what was opened is believed ---------------------------------------------------------------
@@ -341,6 +360,15 @@ class Inward:
     def _notice_address(self, burst: Burst, session: Session, link: Link | None) -> None:
         if link and witness.moved(self._peers[session.peer_number], link, burst.source, self._now_ns):
             self._opened(burst, session, link[0], b"")
+
+    def _remember(self, peer: Peer, burst: Burst, row: int, counter: int, rows: int, flags: int) -> None:
+        """Keep fresh sealed datagrams as long as repairs may come for their neighbours."""
+        if peer.mender is not None:
+            at, last = row * burst.stride, row + rows - 1
+            sealed = self._view[at : last * burst.stride + burst.row_bytes(last)]
+            self._recoverer.remember(
+                peer, flags & META_CLASS_MASK, counter, sealed, burst.stride, rows, self._now_ns
+            )
 
     def _note(self, peer: Peer, link: Link | None, counter: int, rows: int) -> None:
         self._delivery.look_after(peer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sdwan.core.classes import READY, ClassSpec
 from sdwan.core.holes import HOLE_WAIT_NS_DEFAULT, REPAIR_WAIT_NS_DEFAULT
@@ -18,6 +19,10 @@ from sdwan.core.retransmit import Kept, KeptBytes
 from sdwan.core.session import Session
 from sdwan.edge.channel import Address
 from sdwan.model import PATHS_PER_PEER
+
+if TYPE_CHECKING:
+    from sdwan.edge.protect import Guard
+    from sdwan.edge.recover import Mender
 
 SOURCES_MAX = 1 << 16
 """Inner source addresses remembered per peer."""
@@ -83,6 +88,15 @@ class Peer:
     resent_bytes: int = 0
     delivered: list[int] = field(default_factory=lambda: [-1] * PATHS_PER_PEER)
     """Highest link sequence (32 bits) the peer has reported on each path; -1: none."""
+    guard: Guard | None = None
+    """Makes repairs over what is sent; None while no class is protected."""
+    repairs_sent: int = 0
+    repair_bytes: int = 0
+    mender: Mender | None = None
+    """Makes whole what is lost; None while the peer sends no repairs."""
+    repairs_received: int = 0
+    recovered: int = 0
+    unrecovered: int = 0
     # inward
     window: ReplayWindow = field(default_factory=ReplayWindow)
     order: Reorder = field(init=False)
@@ -130,6 +144,7 @@ class Peer:
         self.window = ReplayWindow()
         self.order = self._new_order()
         self.delivered = [-1] * PATHS_PER_PEER
+        self.mender = None
 
     def forget(self) -> None:
         """Give back what waits and what is kept: the peer is removed."""

@@ -3,7 +3,8 @@
 Data-plane process. Rows leave as GSO bursts of the peer's burst length on the peer's socket; the
 kernel's steer program chooses one path per burst. A socket that refuses (full, or the entry device is
 gone) costs the burst, never the loop. What was sent is kept for a while, in case the peer misses it
-(sdwan.core.retransmit); what is sent again does not come through here (sdwan.edge.resending).
+(sdwan.core.retransmit), and passed to the guard of its peer if its class may be protected
+(sdwan.edge.protect); repairs and what is sent again do not come through here.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Sender:
 
     def _sent(self, peer: Peer, payload: memoryview, datagrams: int, stride: int) -> None:
         """Remember what was sent, or refused by the socket: datagrams ``stride`` bytes apart."""
-        peer.kept.keep(payload, datagrams, stride, peer.next_counter, monotonic_ns())
+        now_ns = monotonic_ns()
+        peer.kept.keep(payload, datagrams, stride, peer.next_counter, now_ns)
+        if peer.guard is not None:
+            peer.guard.on_sent(payload, datagrams, stride, now_ns)
 
     def ancillary(self, stride: int) -> list[tuple[int, int, bytes]]:
         """Return what makes the kernel cut a payload into datagrams of this size."""

@@ -73,6 +73,11 @@ def copy(peer: Peer, link: Link | None) -> None:
         peer.order.holes.note_copy(*link)
 
 
+def repair(peer: Peer, link: Link) -> None:
+    """Note a REPAIR: it took a link sequence and carries no DATA counter of its own."""
+    peer.order.holes.note_other(link[0], link[2])
+
+
 def control(peer: Peer, link: Link, plaintext: bytes) -> Nack | None:
     """Note a CONTROL message; return it if it asks for missing datagrams.
 
