@@ -43,6 +43,8 @@ LOSS_TOLERATED_PPM = 20_000
 """Up to here loss costs a path no share: an inner TCP suffers as much from the narrower bond."""
 LOSS_RUINOUS_PPM = 200_000
 QUALITY_LEAST = 0.1
+LEAST = 1e-9
+"""However small the weight: above 0, it is some share."""
 CHANGE = 0.05
 """Relative change of a share or a rate that is worth a write."""
 RATE_CHANGE = 0.01
@@ -79,7 +81,7 @@ def decide(views: Sequence[PathView], spec: ClassSpec = READY[0], out: Collectio
     known = [view.capacity_bps for view in chosen if view.capacity_bps]
     unknown_bps = max(known, default=1)
     raw = {
-        view.path: (view.capacity_bps or unknown_bps) * view.preference * quality(view.loss_ppm)
+        view.path: max((view.capacity_bps or unknown_bps) * view.preference * quality(view.loss_ppm), LEAST)
         for view in chosen
     }
     largest = max(raw.values(), default=0) or 1

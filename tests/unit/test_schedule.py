@@ -46,6 +46,7 @@ def shares(*views: PathView) -> tuple[float, ...]:
         ([view(0), view(1, preference=0.5)], (1.0, 0.5)),
         ([view(0), view(1, preference=0.0)], (1.0, 0.0)),
         ([view(0), view(1, loss_ppm=110_000)], (1.0, 0.5)),
+        ([view(0, preference=5e-324, loss_ppm=110_000)], (1.0,)),
         ([view(0), view(1, DEGRADED)], (1.0, 0.0)),
         ([view(0), view(1, PROBING)], (1.0, 0.0)),
         ([view(0, DEGRADED), view(1, PROBING)], (1.0, 0.0)),
