@@ -186,4 +186,7 @@ def state_of(row: dict[str, Any]) -> Text:
         written.append(" drained" if row.get("is_quiet") is True else " draining", "magenta")
     elif row.get("drained_by_peer") is True:
         written.append(" drained there", "magenta")
+    out_for = row.get("out_for")
+    if isinstance(out_for, list) and out_for:
+        written.append(f" out for {', '.join(map(printable, out_for))}", "yellow")
     return written

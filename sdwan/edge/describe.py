@@ -83,6 +83,11 @@ def describe_paths(
             drained_by_peer=is_drained_by_peer,
             is_quiet=since_ns is not None
             and is_quiet(path, since_ns=since_ns, backlog_ns=backlog_ns, now_ns=newest.now_ns),
+            out_for=tuple(
+                spec.name
+                for traffic_class, spec in enumerate(peering.tunnel.specs)
+                if number in peering.tunnel.sla.paths_out(traffic_class)
+            ),
             rtt_ns=path.rtt_ns,
             jitter_ns=path.prober.rtt.jitter_ns if path.rtt_ns is not None else None,
             loss_in_ppm=losses_in_ppm[number],

@@ -99,6 +99,13 @@ def _is_capacity_state(state: str) -> Read[PathSnapshot]:
     return lambda p: None if p.capacity_state is None else float(p.capacity_state == state)
 
 
+def _out_for(snapshot: Snapshot) -> Iterator[Sample]:
+    for p in snapshot.paths:
+        for c in snapshot.classes:
+            if c.peer == p.peer:
+                yield (p.peer, str(p.path), p.link, c.name), float(c.name in p.out_for)
+
+
 def _drops(snapshot: Snapshot) -> Iterator[Sample]:
     # Every reason is there from the start: a rate over a series that appears late misses its first event.
     return (((reason.name.lower(),), snapshot.drops.get(reason, 0)) for reason in DropReason)
@@ -125,6 +132,8 @@ _PATH_METRICS = (
             {state.value: _is_state(state) for state in PathState}),
     PATH.by("by", "gauge", "sdwan_path_drained", "1 while an operator here or at the peer drains the path.",
             {"here": lambda p: float(p.drained), "peer": lambda p: float(p.drained_by_peer)}),
+    Declared("sdwan_path_out_for_class", "gauge", "1 while the path breaks the SLA limits of a class.",
+             ("peer", "path", "link", "class"), _out_for),
     PATH.gauge("sdwan_path_rtt_seconds", "Smoothed round trip time (RFC 6298).",
                lambda p: _seconds(p.rtt_ns)),
     PATH.gauge("sdwan_path_jitter_seconds", "Smoothed delay variation (RFC 3550).",

@@ -34,6 +34,8 @@ class PathSnapshot:
     """The peer wants none on this path."""
     is_quiet: bool = False
     """Drained, and what was under way has arrived."""
+    out_for: tuple[str, ...] = ()
+    """Classes whose SLA limits it breaks."""
     rtt_ns: int | None = None
     jitter_ns: int | None = None
     loss_out_ppm: int | None = None

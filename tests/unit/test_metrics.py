@@ -35,7 +35,9 @@ SNAPSHOT = Snapshot(
             capacity_bps=50_000_000, capacity_state="track", delivered_bps=48_000_000,
             queue_ns=3_000_000, backlog_ns=4_000_000, extra_delay_ns=0, samples_refused=1,
         ),
-        PathSnapshot(peer="hub", path=1, link="lte", state=PathState.DEGRADED, drained=True),
+        PathSnapshot(
+            peer="hub", path=1, link="lte", state=PathState.DEGRADED, drained=True, out_for=("voice",)
+        ),
     ),
     links=(
         LinkSnapshot(link="dsl", interface="eth0", up=True, foreign_sent_bytes=7, icmp_rtt_ns=9_000_000),
@@ -98,6 +100,8 @@ EXPECTED = {
     "sdwan_path_queue_seconds{kind=predicted,link=dsl,path=0,peer=hub}": 0.004,
     "sdwan_path_extra_delay_seconds{link=dsl,path=0,peer=hub}": 0,
     "sdwan_path_samples_refused_total{link=dsl,path=0,peer=hub}": 1,
+    "sdwan_path_out_for_class{class=voice,link=lte,path=1,peer=hub}": 1,
+    "sdwan_path_out_for_class{class=voice,link=dsl,path=0,peer=hub}": 0,
     "sdwan_path_drained{by=here,link=lte,path=1,peer=hub}": 1,
     "sdwan_path_drained{by=peer,link=lte,path=1,peer=hub}": 0,
     "sdwan_link_drained{interface=wwan0,link=lte}": 1,

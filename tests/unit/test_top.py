@@ -119,6 +119,11 @@ def test_why_a_path_is_not_up() -> None:
     assert "down (link down)" in line_with(drawn(Snapshot(site="x", paths=(path,)).as_plain()), "lte")
 
 
+def test_for_which_classes_a_path_is_out() -> None:
+    path = PathSnapshot(peer="hub", path=0, link="lte", state=PathState.UP, out_for=("voice", "video"))
+    assert "up out for voice, video" in line_with(drawn(Snapshot(site="x", paths=(path,)).as_plain()), "lte")
+
+
 def test_a_peer_that_drains_is_told() -> None:
     path = PathSnapshot(peer="hub", path=0, link="lte", state=PathState.UP, drained_by_peer=True)
     assert "up drained there" in line_with(drawn(Snapshot(site="x", paths=(path,)).as_plain()), "lte")
