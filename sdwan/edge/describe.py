@@ -14,6 +14,7 @@ import numpy as np
 
 from sdwan.core.drain import is_quiet
 from sdwan.core.path import Path
+from sdwan.core.recovery import OFF, Protection, RecoveryPolicy
 from sdwan.edge.peering import Peering
 from sdwan.metrics import ClassSnapshot, PathSnapshot, PeerSnapshot
 from sdwan.model import CLASSES, PATHS_PER_PEER, PathState
@@ -137,12 +138,14 @@ def describe_classes(peering: Peering, newest: Reading, before: Reading) -> Iter
     """Describe the traffic classes of a peer: those of the policy."""
     for number, spec in enumerate(peering.tunnel.specs):
         row = peering.number * CLASSES + number
-        counted = newest.classes[row]
+        counted, protection = newest.classes[row], _protection(peering, number)
         yield ClassSnapshot(
             peer=peering.config.name,
             number=number,
             name=spec.name,
             recovery=spec.recovery.value,
+            fec_sources=protection.sources,
+            fec_repairs=protection.repairs,
             sent_bps=newest.rate_bps("classes", row, "tx_bytes", before),
             received_bps=newest.rate_bps("classes", row, "rx_bytes", before),
             sent_packets=int(counted["tx_packets"]),
@@ -157,6 +160,11 @@ def describe_classes(peering: Peering, newest: Reading, before: Reading) -> Iter
             marked=int(counted["marked"]),
             flows=int(counted["flows"]),
         )
+
+
+def _protection(peering: Peering, traffic_class: int) -> Protection:
+    policy: RecoveryPolicy | None = getattr(peering.tunnel, "recovery", None)
+    return policy.of(traffic_class) if policy is not None else OFF
 
 
 _SAME_NAMES = (

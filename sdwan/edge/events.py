@@ -129,6 +129,8 @@ def sentence(name: str, fields: Mapping[str, Any]) -> str:
         return f"new session with {fields.get('peer', '?')}: {asked} asked for it"
     if name == "link":
         return _link_sentence(fields)
+    if name == "fec" and "class" in fields:
+        return _fec_sentence(fields)
     template = _TEMPLATES.get(name)
     if template is not None:
         try:
@@ -143,6 +145,12 @@ def _link_sentence(fields: Mapping[str, Any]) -> str:
     if not fields.get("up"):
         return f"{link} is down: no carrier, or no such interface"
     return f"{link} is up: MTU {fields.get('mtu')}, {fields.get('addresses') or 'no address'}"
+
+
+def _fec_sentence(fields: Mapping[str, Any]) -> str:
+    repairs, sources = fields.get("repairs"), fields.get("sources")
+    amount = f"{repairs} repair(s) for every {sources} datagrams" if repairs else "off"
+    return f"FEC for {fields['class']} to {fields.get('peer', '?')}: {amount}; {fields.get('reason', '?')}"
 
 
 def _by_fields(name: str, fields: Mapping[str, Any]) -> str:
