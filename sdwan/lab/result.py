@@ -30,6 +30,22 @@ class Trail:
     """(seconds, link, state): what the sending edge said about its paths."""
     links: list[str] = field(default_factory=list)
 
+    def as_plain(self) -> dict[str, Any]:
+        """Return JSON-ready curves: a value for each of ``seconds``, rates over the tick before it."""
+        series = self.series
+        curves: dict[str, Any] = {
+            "seconds": [round((moment - self.begin_ns) / 1e9, 3) for moment in series.moments_ns[1:]],
+            "delivered_mbps": [round(rate, 3) for rate in series.rates_mbps(series.delivered)],
+            "states": self.states,
+        }
+        for number, link in enumerate(self.links):
+            for name, rows in (("sent", series.sent), ("arrived", series.arrived), ("ours", series.ours)):
+                rates = series.rates_mbps(series.column(rows, number))
+                curves[f"{link}_{name}_mbps"] = [round(rate, 3) for rate in rates]
+            waits = series.column(series.queue_ms, number)
+            curves[f"{link}_queue_ms"] = [round(wait, 2) for wait in waits[1:]]
+        return curves
+
 
 @dataclass
 class Result:

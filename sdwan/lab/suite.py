@@ -2,7 +2,7 @@
 
 In come scenarios and a ``Console``; out come results, ``build/scenarios.json`` (a row per expectation:
 ``{name, metric, target, value, unit, met}``) and for each scenario ``build/scenarios/NAME.png`` and
-``NAME.json`` (all figures of all rounds). One that breaks is reported as broken (its expectations as not
+``NAME.json`` (figures of all rounds, the last one's curves). One that breaks is reported as broken (its expectations as not
 measured) and the others still run. Called by `sdwan lab run`, `sdwan lab scenarios` and `make benchmark`.
 """
 
@@ -111,7 +111,8 @@ def _keep(scenario: Scenario, result: Result, folder: Path, console: Console) ->
     """Write figures and picture of one scenario."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{scenario.name}.json").write_text(json.dumps(result.as_plain(), indent=1) + "\n")
+        plain = {**result.as_plain(), "curves": result.trail.as_plain() if result.trail else {}}
+        (folder / f"{scenario.name}.json").write_text(json.dumps(plain) + "\n")
         draw(scenario, result, folder / f"{scenario.name}.png")
     except (OSError, LabError) as error:
         console.print(f"  {error}", style="yellow")

@@ -121,3 +121,45 @@ def test_a_scenario_of_ones_own_gives_json_and_an_exit_code(tmp_path):
     assert result["scenario"] == "own"
     assert [(check["metric"], check["met"]) for check in result["checks"]] == [("goodput", False)]
     assert result["figures"]["udp"] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.slow
+def test_every_load_tells_its_figures_and_rows_and_picture_are_written(tmp_path):
+    file = tmp_path / "everything.yaml"
+    file.write_text(
+        "description: All loads at once, twice, with something happening.\n"
+        "links:\n"
+        "  - {rate: 20mbit, delay: 5ms, buffer: 100ms}\n"
+        "  - {rate: 10mbit, delay: 8ms, buffer: 100ms}\n"
+        "loads:\n"
+        "  tcp: 1\n"
+        "  stream: {interval: 20ms, size: 200, flows: 4, dscp: 46}\n"
+        "  ping: {interval: 50ms, dscp: 18}\n"
+        "  rival: 0\n"
+        "  churn: 10\n"
+        "rates_known: false\n"
+        "idle: 1s\n"
+        "warm_up: 1s\n"
+        "duration: 3s\n"
+        "rounds: 2\n"
+        "steps: [{at: 2s, link: 1, set: {rate: 5mbit}}]\n"
+        "expect: {of_ceiling: 1%, our_share: [0%, 100%]}\n"
+    )
+    rows = tmp_path / "rows.json"
+    done = sdwan("lab", "run", str(file), "--json", "--output", str(rows))
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert len(result["rounds"]) == 2
+    assert {
+        "of_ceiling", "of_sum", "tcp", "longest_gap", "quiet_gap", "probes_lost", "delay_p99",
+        "ping_idle_p95", "ping_added", "ping_over_best", "our_share", "others_kept", "flows_done", "used",
+    } <= result["figures"].keys()  # fmt: skip
+    assert 0 < result["figures"]["our_share"] < 100
+    assert 9 < result["figures"]["ping_idle_p95"] < 60
+    assert result["figures"]["flows_done"] > 0
+    assert [(row["name"], row["metric"], row["met"]) for row in json.loads(rows.read_text())] == [
+        ("everything", "of_ceiling", True),
+        ("everything", "our_share", True),
+        ("everything", "our_share", True),
+    ]
+    assert (tmp_path / "scenarios" / "everything.png").read_bytes().startswith(b"\x89PNG")

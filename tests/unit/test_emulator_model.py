@@ -262,3 +262,26 @@ def test_every_frame_has_exactly_one_fate(values, count, cut_at, seed):
 def test_nonsense_is_refused_by_name(values, named):
     with pytest.raises(LabError, match=named):
         Impairment.from_dict(values)
+
+
+# What is told about it -----------------------------------------------------------------------------
+
+
+def test_the_oldest_waiting_frame_tells_the_delay_of_the_buffer():
+    pipe = pipe_of(rate_bps=8_000_000, buffer_ns=SECOND)  # 1000 bytes a millisecond
+    for number in range(10):
+        pipe.offer(number, 1000, now_ns=number * MS // 10)
+    assert (pipe.queued_bytes, pipe.waiting_ns(MS // 2)) == (10_000, MS // 2)
+    pipe.due(now_ns=8 * MS)
+    assert pipe.queued_bytes == 2_000
+    assert pipe.waiting_ns(8 * MS) == 8 * MS - 8 * MS // 10
+    drain(pipe)
+    assert (pipe.queued_bytes, pipe.waiting_ns(20 * MS)) == (0, 0)
+
+
+def test_frames_are_counted_by_how_late_they_were_asked_for():
+    pipe = pipe_of(delay_ns=MS)
+    for late_ns in (0, 100_000, 300_000, 50 * MS):
+        pipe.offer(1, FRAME, now_ns=0)
+        pipe.due(now_ns=MS + late_ns)
+    assert [(step, count) for step, count in enumerate(pipe.lateness) if count] == [(0, 2), (2, 1), (63, 1)]

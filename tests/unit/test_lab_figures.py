@@ -203,6 +203,9 @@ def test_a_round_can_be_drawn(tmp_path):
     )
     trail.states = [(1.0, "wan1", "degraded"), (2.0, "wan1", "up")]
     trail.events = [(1.0, "link 1: blackhole True")]
+    curves = trail.as_plain()
+    assert {len(values) for name, values in curves.items() if name != "states"} == {len(curves["seconds"])}
+    assert curves["wan1_ours_mbps"][5] == pytest.approx(5, rel=0.01)
     draw(scenario, Result("drawn", trail=trail), tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
