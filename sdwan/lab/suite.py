@@ -2,8 +2,9 @@
 
 In come scenarios and a ``Console``; out come results, ``build/scenarios.json`` (a row per expectation:
 ``{name, metric, target, value, unit, met}``) and for each scenario ``build/scenarios/NAME.png`` and
-``NAME.json`` (figures of all rounds, the last one's curves). One that breaks is reported as broken (its expectations as not
-measured) and the others still run. Called by `sdwan lab run`, `sdwan lab scenarios` and `make benchmark`.
+``NAME.json`` (figures of all rounds, the last one's curves). One that breaks is reported as broken (its
+expectations as not measured) and the others still run. Called by `sdwan lab run`, `sdwan lab scenarios` and
+`make benchmark`.
 """
 
 from __future__ import annotations
