@@ -24,6 +24,8 @@ from sdwan.model import DropReason
 IDLE_NS = 10_000_000_000
 """A class without repairs for so long is protected no more: control's hold time."""
 PATIENCE_NS_MAX = 100_000_000
+SLACK_NS = 2_000_000
+"""Two rounds of a busy data plane."""
 _PATIENCE_GAIN_LOG2 = 3
 
 
@@ -54,9 +56,10 @@ class Mender:
         number = class_of(plaintext)
         self._repaired_ns[number] = now_ns
         if self.decoder.span_ns is not None:
-            known = self._patience_ns.get(number, self.decoder.span_ns)
-            moved = known + ((self.decoder.span_ns - known) >> _PATIENCE_GAIN_LOG2)
-            self._patience_ns[number] = min(moved, PATIENCE_NS_MAX)
+            needed_ns = self.decoder.span_ns + SLACK_NS
+            known_ns = self._patience_ns.get(number, needed_ns)
+            slowly_ns = known_ns + ((needed_ns - known_ns) >> _PATIENCE_GAIN_LOG2)
+            self._patience_ns[number] = min(max(needed_ns, slowly_ns), PATIENCE_NS_MAX)
         return whole
 
     def expire(self, now_ns: int) -> bool:
