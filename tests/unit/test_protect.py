@@ -1,4 +1,4 @@
-"""Protection at work: real sites, lossy links, virtual time; what is lost comes back without being asked for."""
+"""Protection at work: real sites, lossy links, virtual time; what is lost comes back unasked for."""
 
 from __future__ import annotations
 
