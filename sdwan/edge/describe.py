@@ -116,11 +116,10 @@ def _base_delay_ns(path: Path) -> int | None:
 
 
 def _capacity(path: Path) -> dict[str, Any]:
-    """Return what the estimator knows; before its first sample, only what the operators configured."""
+    """Return what the estimator knows; before its first sample, what was configured."""
     estimator = path.estimator
     if not estimator.is_known:
-        named = [rate for rate in (path.place.rate_up_bps, path.peer_rate_bps) if rate]
-        return {"capacity_bps": min(named, default=None), "loss_out_ppm": path.prober.loss_ppm}
+        return {"capacity_bps": path.place.rate_up_bps, "loss_out_ppm": path.prober.loss_ppm}
     return {
         "capacity_bps": estimator.capacity_bps,
         "capacity_state": estimator.state.value,
