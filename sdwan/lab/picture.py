@@ -16,7 +16,7 @@ from sdwan.lab.scenario import Scenario
 
 # Implementation constants --------------------------------------------------------------------------
 
-SIZE_INCHES = (9.0, 7.2)
+SIZE_INCHES = (10.0, 7.2)
 DPI = 100
 TITLE_CHARACTERS = 125
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
@@ -24,6 +24,8 @@ STATE_COLOURS = {"up": "#b7e1b0", "degraded": "#ffd37a", "probing": "#b3cde3", "
 DELAY_POINTS_MAX = 4_000
 EVENTS_MAX = 40
 CURVE_STEP_NS = 100_000_000
+RATE_ROOM = 1.3
+"""The rates' axis ends this far above the sum: what a buffer lets go at once may stand out."""
 
 
 def draw(scenario: Scenario, result: Result, file: Path) -> None:
@@ -69,13 +71,19 @@ def _rates(axis: Any, scenario: Scenario, trail: Trail) -> None:
     axis.plot(
         seconds, series.rates_mbps(series.delivered), color="black", linewidth=1.2, label="tunnel, inner"
     )
+    if scenario.loads.rival is not None:
+        both = zip(series.arrived, series.ours, strict=True)
+        foreign = [sum(everybody) - sum(own) for everybody, own in both]
+        axis.plot(seconds, series.rates_mbps(foreign), color="red", linewidth=0.8, label="rival, arrived")
+    ceiling_mbps: float | None = None
     timelines = [scenario.timeline(link) for link in range(len(scenario.links))]
     if len(scenario.sites) == 2 and not any(timeline.unlimited for timeline in timelines):
         moments = range(0, scenario.total_ns, CURVE_STEP_NS)
         total = [sum(timeline.rate_bps(at) for timeline in timelines) / 1e6 for at in moments]
         axis.step([at / 1e9 for at in moments], total, where="post", color="grey", linestyle="--",
                   linewidth=0.9, label="sum of the rates")  # fmt: skip
-    _dress(axis, "Mbit/s")
+        ceiling_mbps = RATE_ROOM * max(*total, 1.0)
+    _dress(axis, "Mbit/s", top=ceiling_mbps)
 
 
 def _delays(axis: Any, trail: Trail) -> None:
@@ -122,13 +130,13 @@ def _mark(axis: Any, scenario: Scenario, trail: Trail) -> None:
         axis.axvspan(0, scenario.warm_up / 1e9, color="#eeeeee", zorder=0)
 
 
-def _dress(axis: Any, label: str) -> None:
+def _dress(axis: Any, label: str, top: float | None = None) -> None:
     axis.set_ylabel(label, fontsize=8)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(bottom=0, top=top)
     axis.tick_params(labelsize=7)
     axis.grid(True, linewidth=0.3)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, loc="lower right", markerscale=4, ncols=4)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=4, frameon=False)
 
 
 def _title(scenario: Scenario, result: Result) -> str:
