@@ -11,6 +11,7 @@ the peer's right, but a lying peer must not turn small questions into much traff
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from sdwan.model import CLASSES
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
 
-_CLASS_AT = 2
+_CLASS_AT, _COUNTER_AT = 2, 12
+_COUNTER = struct.Struct("!I")
+_U32 = COUNTER_MODULUS - 1
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -62,7 +65,6 @@ class Burst:
     rows: int
     stride: int
     last_bytes: int
-    sent_ns: int
     deadline_ns: int
     """Not worth sending after this moment."""
     data: bytes = field(repr=False)
@@ -145,18 +147,27 @@ class Kept:
         keep_ns = self._keep_ns[payload[_CLASS_AT] & CLASS_MASK]
         if not keep_ns:
             return
+        (first,) = _COUNTER.unpack_from(payload, _COUNTER_AT)
         at = (rows - 1) * stride
-        first, last = (
-            widen(int.from_bytes(payload[start + 12 : start + 16], "big"), next_counter) for start in (0, at)
-        )
-        if last - first != rows - 1:
+        if rows > 1 and (_COUNTER.unpack_from(payload, at + _COUNTER_AT)[0] - first) & _U32 != rows - 1:
             for start in range(0, len(payload), stride):  # not numbered in a row: each for itself
                 self.keep(payload[start : start + stride], 1, stride, next_counter, now_ns)
             return
-        burst = Burst(first, rows, stride, len(payload) - at, now_ns, now_ns + keep_ns, bytes(payload))
-        self._allowance.earn(len(payload), now_ns)
-        self._make_room(len(payload), now_ns)
-        self._insert(burst)
+        wide = next_counter - rows
+        if wide & _U32 != first:
+            wide = widen(first, next_counter)
+        size = len(payload)
+        self._allowance.earn(size, now_ns)
+        if self._bursts and self._bursts[self._head].deadline_ns <= now_ns:
+            self.forget_old(now_ns)
+        while self._budget.total and self._budget.total + size > self._budget.limit:
+            self._budget.fattest(self).evict_first()
+        self._insert(Burst(wide, rows, stride, size - at, now_ns + keep_ns, bytes(payload)))
+
+    def evict_first(self) -> None:
+        """Forget the oldest burst before its time."""
+        self.evicted += self._bursts[self._head].rows
+        self._forget_first()
 
     def _insert(self, burst: Burst) -> None:
         firsts = self._firsts
@@ -169,16 +180,6 @@ class Kept:
             self._bursts.insert(at, burst)
         self.size_bytes += len(burst.data)
         self._budget.total += len(burst.data)
-
-    def _make_room(self, size_bytes: int, now_ns: int) -> None:
-        self.forget_old(now_ns)
-        while self._budget.total and self._budget.total + size_bytes > self._budget.limit:
-            self._budget.fattest(self).evict_first()
-
-    def evict_first(self) -> None:
-        """Forget the oldest burst before its time."""
-        self.evicted += self._bursts[self._head].rows
-        self._forget_first()
 
     def forget_old(self, now_ns: int) -> None:
         """Forget what is not worth sending any more."""
@@ -209,7 +210,7 @@ class Kept:
 
     def take(self, first: int, count: int, next_counter: int, now_ns: int) -> list[Piece]:
         """Return what of ``count`` counters from ``first`` on (low 32 bits) goes again; count it as gone."""
-        wide = widen(first & (COUNTER_MODULUS - 1), next_counter)
+        wide = widen(first & _U32, next_counter)
         end = min(wide + count, next_counter)
         at = max(bisect_right(self._firsts, wide, self._head) - 1, self._head)
         pieces: list[Piece] = []
@@ -251,4 +252,4 @@ def _keep_ns_of(spec: ClassSpec) -> int:
     return max(spec.deadline_ns, RESEND_NS_MIN) if spec.recovery is Recovery.RESEND else spec.deadline_ns
 
 
-_NOTHING = Burst(-1, 0, 1, 0, 0, 0, b"")
+_NOTHING = Burst(-1, 0, 1, 0, 0, b"")
