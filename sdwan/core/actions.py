@@ -84,6 +84,16 @@ class SetShape:
 
 
 @dataclass(frozen=True, slots=True)
+class SetProtection:
+    """Tell the data plane how much forward error correction a class gets: 0 repairs = none."""
+
+    traffic_class: int
+    sources: int
+    repairs: int
+    close_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something an operator wants to find in the log."""
 
@@ -93,6 +103,7 @@ class Event:
 
 
 Action = (
-    SendControl | SendProbe | MovePath | SetPathMtu | SetShares | SetBusy | Resend | SetShape | Event
+    SendControl | SendProbe | MovePath | SetPathMtu | SetShares | SetBusy | Resend | SetShape | SetProtection
+    | Event
     | epochs.Initiate | epochs.Install | epochs.Retire | epochs.Forget
 )  # fmt: skip

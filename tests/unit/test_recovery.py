@@ -229,8 +229,8 @@ class TestPolicy:
     def test_repairs_that_help_nobody_stop_and_are_tried_again_later(self) -> None:
         policy = RecoveryPolicy()
         self.ask(policy, two_paths(0.02), 0)
-        assert policy.on_outcome(1000, 100, now_ns=SECOND_NS) == []
-        (change,) = policy.on_outcome(2000, 101, now_ns=2 * SECOND_NS)
+        assert policy.on_outcome(2000, 100, now_ns=SECOND_NS) == []
+        (change,) = policy.on_outcome(4000, 101, now_ns=2 * SECOND_NS)
         assert change.protection is OFF and "recovered 1 datagrams" in change.reason
         assert self.ask(policy, two_paths(0.02), 20) == []
         assert self.ask(policy, two_paths(0.02), 33)[0].repairs
