@@ -52,7 +52,7 @@ test-lab: setup ## The link emulator and the named scenarios (root)
 lab: setup ## List the lab's scenarios; `.venv/bin/sdwan lab --help` says how to run them (root)
 	$(BIN)/sdwan lab list $(ARGS)
 
-scenarios: setup ## What the bond promises, each situation by name: half an hour, build/scenarios.json (root)
+scenarios: setup ## What the bond promises, each situation by name: 25 minutes, build/scenarios.json (root)
 	$(BIN)/sdwan lab scenarios $(ARGS)
 
 benchmark: setup-benchmark ## Against bare veth, OpenVPN and wireguard-go; ARGS=--quick for a short one (root)

@@ -46,7 +46,7 @@ FILE_BYTES_MAX = 1 << 20
 DEFAULT_SITES = ("edge", "hub")
 STEPS_MAX = 10_000
 SECOND_NS = 10**9
-OVERHEAD_NS = 8 * SECOND_NS
+OVERHEAD_NS = 6 * SECOND_NS
 """What building a lab, starting two edges and ending them takes beside the loads (measured: 5 to 7 s)."""
 
 DurationNs = Annotated[int, BeforeValidator(parse_duration)]
