@@ -12,7 +12,7 @@ loss as an exponential mean over probes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Specification constants -------------------------------------------------------------------------
 
@@ -76,6 +76,8 @@ class Outstanding:
     sent_ns: int
     due_ns: int
     """When it counts as lost."""
+    is_late: bool = False
+    """It counted as lost; should it be answered after all, the rtt has grown."""
 
 
 class Prober:
@@ -100,7 +102,7 @@ class Prober:
 
     def next_timer_ns(self) -> int:
         """Return when ``on_timer`` is next due."""
-        due = [probe.due_ns for probe in self._slots if probe]
+        due = [probe.due_ns for probe in self._slots if probe and not probe.is_late]
         return min(*due, self._next_ns) if due else self._next_ns
 
     def hasten(self, *, now_ns: int, interval_ns: int) -> None:
@@ -110,15 +112,16 @@ class Prober:
     def on_timer(self, *, now_ns: int, interval_ns: int) -> int | None:
         """Count overdue probes as lost; return the token of a probe to send now, if one is due."""
         for slot, probe in enumerate(self._slots):
-            if probe and probe.due_ns <= now_ns:
-                self._slots[slot] = None
+            if probe and not probe.is_late and probe.due_ns <= now_ns:
+                self._slots[slot] = replace(probe, is_late=True)
                 self.unanswered += 1
                 self._count_loss(PPM)
         if now_ns < self._next_ns:
             return None
         self._next_ns = max(self._next_ns + interval_ns, now_ns + interval_ns // 2)
         slot = self._next_slot
-        if self._slots[slot] is not None:
+        earlier = self._slots[slot]
+        if earlier is not None and not earlier.is_late:
             return None  # eight are under way: the oldest decides when the next one may go
         self._next_slot = (slot + 1) % SLOTS
         token = int.from_bytes(self._entropy(8), "big") & ~(SLOTS - 1) | slot
@@ -127,16 +130,20 @@ class Prober:
         return token
 
     def on_reply(self, token: int, rtt_ns: int) -> None:
-        """Take the round trip time the kernel noted for a token (unknown tokens are ignored)."""
+        """Take the round trip time the kernel noted for a token (unknown tokens are ignored).
+
+        Late answers count too: else a round trip that suddenly exceeds the wait would never be learned.
+        """
         slot = token % SLOTS
         probe = self._slots[slot]
-        if probe is None or probe.token != token:
+        if probe is None or probe.token != token or (probe.is_late and rtt_ns > WAIT_MAX_NS):
             return
         self._slots[slot] = None
         self.unanswered = 0
         self.answered_ns = max(self.answered_ns, probe.sent_ns)
         self.rtt.on_sample(rtt_ns)
-        self._count_loss(0)
+        if not probe.is_late:
+            self._count_loss(0)
 
     def restart(self, *, now_ns: int) -> None:
         """Expect no reply any more and probe at once: the path leads elsewhere now."""

@@ -82,6 +82,30 @@ def test_losses_in_a_row_are_counted_until_an_answer() -> None:
     assert 0 < (path.loss_ppm or 0) < 200_000
 
 
+def test_a_round_trip_that_suddenly_exceeds_the_wait_is_learned_from_late_answers() -> None:
+    path = prober()
+    now = START
+    for _ in range(20):
+        path.on_reply(path.on_timer(now_ns=now, interval_ns=INTERVAL) or 0, 20 * MS)
+        now += INTERVAL
+    for _ in range(30):
+        token = path.on_timer(now_ns=now, interval_ns=2 * INTERVAL)
+        assert path.on_timer(now_ns=now + 170 * MS, interval_ns=2 * INTERVAL) is None  # by now it is late
+        path.on_reply(token or 0, 180 * MS)
+        now += 2 * INTERVAL
+    assert (path.rtt.smoothed_ns or 0) > 170 * MS
+    assert path.unanswered == 0
+
+
+def test_an_answer_that_is_later_than_any_wait_teaches_nothing() -> None:
+    path = prober()
+    token = path.on_timer(now_ns=START, interval_ns=INTERVAL)
+    path.on_timer(now_ns=START + WAIT_FIRST_NS, interval_ns=INTERVAL)
+    path.on_reply(token or 0, WAIT_MAX_NS + 1)
+    assert path.rtt.smoothed_ns is None
+    assert path.unanswered == 1
+
+
 def test_a_path_that_leads_elsewhere_expects_no_old_answers() -> None:
     path = prober()
     token = path.on_timer(now_ns=START, interval_ns=INTERVAL)
