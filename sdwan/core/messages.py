@@ -59,14 +59,20 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The edge's word about one of its paths, sent on that path."""
+    """One end's word about one of its paths, sent on that path."""
 
     KIND: ClassVar[int] = 2
     path: int
     receive_rate_bps: int
-    """What the edge can receive here; 0 = unknown."""
+    """What it can receive here; 0 = unknown."""
     weight_ppm: int
     """Operator's preference, 1,000,000 = normal; 0 = do not send data here."""
+    is_metered: bool = False
+    """Each byte costs."""
+    is_backup: bool = False
+    """Only when no other path is usable."""
+    is_used_up: bool = False
+    """The month's quota is spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ Message = Keepalive | Report | Hello | Challenge | ChallengeResponse | MtuProbe 
 
 _FIXED: dict[type[Any], struct.Struct] = {
     Keepalive: struct.Struct("!BBQ"),
-    Hello: struct.Struct("!BBQI"),
+    Hello: struct.Struct("!BBQI???"),
     Challenge: struct.Struct("!BBQ"),
     ChallengeResponse: struct.Struct("!BBQ"),
     MtuProbe: struct.Struct("!BBHI"),

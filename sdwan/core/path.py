@@ -16,7 +16,7 @@ from sdwan.core.actions import Action, Event, Resend, SendControl, SendProbe
 from sdwan.core.capacity import Estimator
 from sdwan.core.counts import Counts
 from sdwan.core.liveness import Liveness
-from sdwan.core.messages import Keepalive, MtuProbe, PathReport, encode
+from sdwan.core.messages import Hello, Keepalive, MtuProbe, PathReport, encode
 from sdwan.core.mtu import MtuSearch
 from sdwan.core.probe import Entropy, Prober
 from sdwan.core.roaming import Whereabouts
@@ -100,9 +100,8 @@ class Path:
         self.mtu = MtuSearch(ipv6=place.ipv6, link_mtu=place.link_mtu, now_ns=now_ns)
         self.estimator = Estimator(start_bps=remembered_bps or place.rate_up_bps, cap_bps=place.rate_up_bps)
         self.counts = Counts(ipv6=place.ipv6)
-        self.peer_weight_ppm = PPM
-        self.peer_rate_bps = 0
-        """What the peer can receive here, as its Hello says; 0 = unknown."""
+        self.peer_word = Hello(number, receive_rate_bps=0, weight_ppm=PPM)
+        """What the peer said last about this path."""
         self.jitter_ns = 0
         """Of the outward direction, as the peer measures it."""
         self._keepalive_ns = now_ns
@@ -124,6 +123,16 @@ class Path:
         """Smoothed round trip time; None before the first."""
         return self.prober.rtt.smoothed_ns
 
+    @property
+    def peer_weight_ppm(self) -> int:
+        """The peer's preference, 1,000,000 = normal."""
+        return self.peer_word.weight_ppm
+
+    @property
+    def is_metered(self) -> bool:
+        """Each byte costs, at one end or the other."""
+        return self.place.metered or self.peer_word.is_metered
+
     def is_busy(self, now_ns: int) -> bool:
         """Tell whether it carries user traffic, or did until lately."""
         return bool(self.sent.last_due_ns) and now_ns - self.sent.last_due_ns < IDLE_NS
@@ -141,11 +150,11 @@ class Path:
             loss_ppm=self.estimator.loss_ppm,
             delay_us=None if base_ns is None else base_ns // 1000,
             link=self.place.link,
-            metered=self.place.metered,
-            is_backup=self.place.is_backup,
+            metered=self.is_metered,
+            is_backup=self.place.is_backup or self.peer_word.is_backup,
             rtt_ns=self.rtt_ns,
             jitter_ns=self.jitter_ns,
-            quota_left_bytes=0 if self.place.is_used_up else None,
+            quota_left_bytes=0 if self.place.is_used_up or self.peer_word.is_used_up else None,
             queue_target_ns=self.estimator.queue_target_ns,
         )
 
@@ -168,9 +177,9 @@ class Path:
         self.mtu.on_link_mtu(place.link_mtu, now_ns=now_ns)
         self._configure_rate()
 
-    def on_hello(self, receive_rate_bps: int, weight_ppm: int) -> None:
+    def on_hello(self, word: Hello) -> None:
         """Take the peer's word on this path."""
-        self.peer_rate_bps, self.peer_weight_ppm = receive_rate_bps, weight_ppm
+        self.peer_word = word
         self._configure_rate()
 
     def on_named(self, row: PathReport) -> bool:
@@ -274,7 +283,7 @@ class Path:
             return SUSPECT_PROBE_NS
         if self.state is PathState.DOWN or self.is_busy(now_ns):
             return self.pace.probe_ns
-        if self.place.metered:
+        if self.is_metered:
             return self.pace.quiet_probe_ns
         return min(self.pace.probe_ns * IDLE_STRETCH, self.pace.quiet_probe_ns)
 
@@ -291,5 +300,5 @@ class Path:
         return [SendControl(message.ljust(plain_bytes, b"\0"), path=self.number)]
 
     def _configure_rate(self) -> None:
-        named = [rate for rate in (self.place.rate_up_bps, self.peer_rate_bps) if rate]
+        named = [rate for rate in (self.place.rate_up_bps, self.peer_word.receive_rate_bps) if rate]
         self.estimator.configure(min(named, default=None))

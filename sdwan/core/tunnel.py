@@ -280,8 +280,8 @@ class Tunnel:
                 return [MovePath(number, whereabouts)]
             case Challenge(number, token) if path is not None:
                 return [SendControl(encode(ChallengeResponse(number, token)), path=number)]
-            case Hello(_, receive_rate_bps, weight_ppm) if path is not None:
-                path.on_hello(receive_rate_bps, weight_ppm)
+            case Hello() if path is not None:
+                path.on_hello(message)
                 return self._reshape()
             case MtuAck(_, size_bytes, _) if path is not None:
                 path.mtu.on_ack(size_bytes, now_ns=now_ns)
@@ -341,7 +341,10 @@ class Tunnel:
         if self.epochs.sealing is None or not path.place.link_up:
             return []
         place = path.place
-        hello = Hello(path.number, place.rate_down_bps or 0, min(round(place.weight * PPM), _U32))
+        hello = Hello(
+            path.number, place.rate_down_bps or 0, min(round(place.weight * PPM), _U32),
+            place.metered, place.is_backup, place.is_used_up,
+        )  # fmt: skip
         return [SendControl(encode(hello), path=path.number)]
 
     def _of_epochs(self, wanted: Iterable[epochs.Action]) -> list[Action]:

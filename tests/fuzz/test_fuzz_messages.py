@@ -79,11 +79,11 @@ def test_a_widened_counter_is_never_negative_and_keeps_its_low_bits(low: int, ne
 
 # Control messages ----------------------------------------------------------------------------------------
 
-REPORT_ROWS = st.builds(messages.PathReport, PATH, *[U32] * 7)
+REPORT_ROWS = st.builds(messages.PathReport, PATH, *[U32] * 8)
 CONTROL: st.SearchStrategy[messages.Message] = st.one_of(
     st.builds(messages.Keepalive, PATH, U64),
     st.builds(messages.Report, PATH, U32, U64, st.lists(REPORT_ROWS, max_size=PATHS_PER_PEER).map(tuple)),
-    st.builds(messages.Hello, PATH, U64, U32),
+    st.builds(messages.Hello, PATH, U64, U32, st.booleans(), st.booleans(), st.booleans()),
     st.builds(messages.Challenge, PATH, U64),
     st.builds(messages.ChallengeResponse, PATH, U64),
     st.builds(messages.MtuProbe, PATH, U16, U32),
