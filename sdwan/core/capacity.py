@@ -145,7 +145,7 @@ class Estimator:
         """Nothing was sent for long: windows across the pause would mean nothing."""
         self._reader.history.forget()
         self._loss.restart()
-        self._rival.reset()
+        self._rival.reset(now_ns=now_ns)
         self._dry_until_ns = self.until_ns = None
         if self.state in (State.TEST, State.COMPETE):
             self._change(State.TRACK, now_ns)
@@ -260,7 +260,7 @@ class Estimator:
 
     def _correct(self, reading: Reading) -> None:
         gap_bps = reading.carried_bps - self._rate
-        if gap_bps < 0 and not (reading.is_full or reading.is_building):
+        if gap_bps < 0 and not reading.is_full:
             return  # the queue is not ours: the application sends less than the path could take
         self._rate += (DOWN_GAIN if gap_bps < 0 else UP_GAIN) * gap_bps
         self._growth.on_known(reading.carried_bps)
@@ -307,8 +307,7 @@ class Estimator:
 
     def _compete_with(self, reading: Reading) -> None:
         share_bps = max(reading.window.delivered_bps, self._rival.best_bps / 2)
-        self._competitor = Competitor(reading, rate_bps=share_bps)
-        self._rival.reset()
+        self._competitor = Competitor(reading, rate_bps=share_bps, is_sure=self._rival.is_sure)
         self._change(State.COMPETE, reading.sample.now_ns)
 
     def _run_dry(self, reading: Reading) -> None:
@@ -325,6 +324,7 @@ class Estimator:
     def _change(self, state: State, now_ns: int) -> None:
         self.state = state
         self._changed_ns = now_ns
+        self._rival.reset(now_ns=now_ns)
         self._long = 0
 
     def _begin(self) -> None:

@@ -20,8 +20,8 @@ STEP_FIRST, STEP_MAX = 0.05, 1.0
 """A first step of 5 % costs less than 5 ms of queue before its report is back."""
 AHEAD_MOST = 2
 """The estimate stays within twice of what was seen to arrive."""
-KNOWN_DECAY = 0.98
-"""Per sample: a rate that the path no longer has is forgotten in 2 s."""
+KNOWN_DECAY = 0.95
+"""Per sample: a rate that the path no longer has is forgotten in a second."""
 CAREFUL = 0.98
 """Steps do not jump across the last rate known for certain."""
 STALEMATE_NS, STALEMATE_JITTERY_NS = 3000 * MILLISECOND_NS, 500 * MILLISECOND_NS

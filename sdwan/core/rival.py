@@ -36,6 +36,11 @@ LONG_NS = 12 * MILLISECOND_NS
 """Three times the target queue."""
 STRIKES, STRIKE_NS = 4, 5 * MILLISECOND_NS
 """Four rounds in which the queue was 12 ms longer than predicted, or nine in which it was 5 ms."""
+STANDING_NS, STANDING_MAX_NS = 8 * MILLISECOND_NS, 1500 * MILLISECOND_NS
+"""A queue of twice the target is gone by then, were it ours: beside a small rival our rate would fall
+without end."""
+ALARMS, ALARMS_NS = 3, 1300 * MILLISECOND_NS
+"""On a cellular trace, false alarms come seconds apart; beside a TCP that begins, each half second."""
 BEST_DECAY = 0.9995
 """Per sample: half is forgotten in 35 s of reports."""
 AHEAD_MOST = 1.5
@@ -49,6 +54,8 @@ ALONE = 2
 once."""
 ASK_FIRST_NS, ASK_MAX_NS = SECOND_NS, 4 * SECOND_NS
 ASK_RATE = 0.3
+ASK_PATIENCE = 1.5
+"""The link may be slower by then than it was when the question began."""
 ASK_MOST_NS = 3 * SECOND_NS
 SAME_LEFT, SAME_NS = 3, 2 * MILLISECOND_NS
 """Questions in a row that leave the same: over 6 s, a CUBIC's queue moves by more (plateaus of 3 s were
@@ -61,27 +68,46 @@ class RivalWatch:
     def __init__(self) -> None:
         self._strikes = 0.0
         self._after_ns = 0
+        self._standing_since_ns = 0
+        self._alarms: deque[int] = deque(maxlen=ALARMS)
         self.best_bps = 0.0
         """The best estimate of late at which nobody else was noticed."""
 
     def on_reading(self, reading: Reading, *, capacity_bps: float) -> bool:
-        """Take a reading; tell whether a rival is there."""
+        """Take a reading; tell whether there may be a rival."""
+        now_ns = reading.sample.now_ns
         queue_ns = min(reading.queue_ns, reading.queue_least_ns)
-        unexplained_ns = queue_ns - reading.sample.backlog_ns
         self.best_bps *= BEST_DECAY
-        if unexplained_ns < STRIKE_NS / 2:
-            self._strikes = 0
-            self.best_bps = max(self.best_bps, capacity_bps)
+        if queue_ns < STANDING_NS or not reading.is_full:
+            self._standing_since_ns = now_ns
+        self._count(reading, queue_ns, capacity_bps)
+        if self._strikes < STRIKES and now_ns - self._standing_since_ns < STANDING_MAX_NS:
             return False
-        if reading.sample.sent_ns <= self._after_ns or unexplained_ns <= STRIKE_NS + 2 * reading.grain_ns:
-            return False
-        self._strikes += min(unexplained_ns / LONG_NS, 1.0)
-        self._after_ns = reading.sample.now_ns
-        return self._strikes >= STRIKES
+        self._alarms.append(now_ns)
+        return True
 
-    def reset(self) -> None:
+    def _count(self, reading: Reading, queue_ns: float, capacity_bps: float) -> None:
+        unexplained_ns = queue_ns - reading.sample.backlog_ns
+        if unexplained_ns < STRIKE_NS / 2 or not reading.is_full:
+            self._strikes = 0
+            if queue_ns < STANDING_NS:
+                self.best_bps = max(self.best_bps, capacity_bps)
+            return
+        grain_ns = DATAGRAM_BITS * SECOND_NS / max(self.best_bps, capacity_bps)
+        if reading.sample.sent_ns > self._after_ns and unexplained_ns > STRIKE_NS + 2 * grain_ns:
+            self._strikes += min(unexplained_ns / LONG_NS, 1.0)
+            self._after_ns = reading.sample.now_ns
+
+    @property
+    def is_sure(self) -> bool:
+        """Alarms came in such a row that they cannot all be errors: the rival is still small."""
+        alarms = self._alarms
+        return len(alarms) == ALARMS and alarms[-1] - alarms[0] < ALARMS_NS
+
+    def reset(self, *, now_ns: int) -> None:
         """Begin to count anew."""
         self._strikes = 0
+        self._standing_since_ns = now_ns
 
 
 @dataclass(slots=True)
@@ -99,17 +125,18 @@ class Questions:
     not: the way got longer.
     """
 
-    def __init__(self, now_ns: int) -> None:
+    def __init__(self, now_ns: int, *, is_sure: bool) -> None:
         self._rest_ns = ASK_FIRST_NS
-        self._next_ns = now_ns + ASK_FIRST_NS
+        self._next_ns = now_ns
+        self._asked = ALONE if is_sure else 0
         self._question: _Question | None = None
         self._left: deque[int] = deque(maxlen=SAME_LEFT)
         self._alone = 0
 
     @property
     def is_alone(self) -> bool:
-        """The queue went with ours, each of the last times."""
-        return self._alone >= ALONE
+        """The queue went with ours: the first time, or each of the last times."""
+        return self._alone >= min(self._asked, ALONE) > 0
 
     @property
     def rate_bps(self) -> float | None:
@@ -127,11 +154,12 @@ class Questions:
         """Open or close a question; ``share_bps`` is what would be sent otherwise."""
         now_ns = reading.sample.now_ns
         if self._question is None and now_ns >= self._next_ns:
-            drain_ns = reading.queue_ns / (1 - ASK_RATE) + reading.feedback_ns + ROUND_LEAST_NS
-            rate_bps = ASK_RATE * min(share_bps, reading.carried_bps)
+            drain_ns = ASK_PATIENCE * reading.queue_ns / (1 - ASK_RATE) + reading.feedback_ns + ROUND_LEAST_NS
+            rate_bps = ASK_RATE * (min(share_bps, reading.carried_bps) if reading.is_full else share_bps)
             self._question = _Question(now_ns + int(min(drain_ns, ASK_MOST_NS)), rate_bps)
-        elif self._question is not None and now_ns >= self._question.end_ns:
+        elif self._question is not None and (now_ns >= self._question.end_ns or reading.queue_ns < LONG_NS):
             self._question = None
+            self._asked += 1
             self._left.append(reading.sample.delay_min_ns)
             self._alone = self._alone + 1 if reading.queue_ns < LONG_NS else 0
             self._rest_ns = ASK_FIRST_NS if self._alone else min(2 * self._rest_ns, ASK_MAX_NS)
@@ -141,7 +169,9 @@ class Questions:
 class Competitor:
     """One TCP flow's share of a path, as CUBIC would take it."""
 
-    def __init__(self, reading: Reading, *, rate_bps: float) -> None:
+    def __init__(self, reading: Reading, *, rate_bps: float, is_sure: bool) -> None:
+        """Begin at ``rate_bps``. Unless the rival ``is_sure``, the first answer decides whether there is
+        one."""
         now_ns = reading.sample.now_ns
         self._window = rate_bps * self._round_ns(reading) / SECOND_NS / DATAGRAM_BITS
         self._most = self._reno = self._window
@@ -149,7 +179,7 @@ class Competitor:
         self._inflection_s = 0.0
         self._mark = reading.sample
         self._long_ns = now_ns
-        self._questions = Questions(now_ns)
+        self._questions = Questions(now_ns, is_sure=is_sure)
         self.is_over = False
         """The rival is gone, or never was."""
 

@@ -59,6 +59,20 @@ class Rate:
         return (self.served(end) - self.served(begin)) * 8e-6 / (end - begin)
 
 
+def cellular(duration: float, *, seed: int = 1) -> Rate:
+    """A radio on the road: 1 to 20 Mbit/s in steps of 100 ms, a fade to nothing now and then."""
+    draw = random.Random(seed)
+    mbit, steps, at = 10.0, [], 0.0
+    while at < duration:
+        mbit = min(max(mbit * draw.lognormvariate(0, 0.2), 1.0), 20.0)
+        steps.append((at, mbit))
+        at += 0.1
+        if draw.random() < 0.005:
+            steps.append((at, 0.0))
+            at += draw.uniform(0.1, 0.5)
+    return Rate(*steps, (at, 10.0))
+
+
 class Link:
     """A drop-tail FIFO, and what happens behind it."""
 
