@@ -63,7 +63,7 @@ DOUBT_NS = 30 * SECOND_NS
 DOUBT_REPAIRS = 2000
 """Repairs after which the outcome says something."""
 HELP_LEAST = 0.001
-"""Recovered datagrams per repair. Copied voice at 5 % loss needs a hundred for one; a thousand help nobody."""
+"""Recovered datagrams per repair: copied voice at 5 % loss takes a hundred, a thousand help nobody."""
 LOSS_STEP, LOSS_LEAST, RTT_STEP_NS = 1.15, 1e-6, 5 * MILLISECOND_NS
 """Measurements are rounded before anything is computed from them: a hub with a hundred peers meets the same
 few questions again and again, and a new one costs milliseconds."""

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from sdwan.core.classes import ClassSpec, Recovery
+from sdwan.core.fec import Encoder
 from sdwan.core.wire import FLAG_DUPLICATE, HEADER_BYTES, Header, Type
+from sdwan.edge import channel
 from sdwan.edge.channel import SetRecovery
 from sdwan.edge.protect import BACKLOG_NS_MAX, Protector
 from sdwan.edge.recover import IDLE_NS, PATIENCE_NS_MAX
 from sdwan.model import PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER, DropReason
 from tests.unit.lossy_world import Link, View, World
 from tests.unit.packets import by_flow, pattern, plain, tso, udp, without_identification
-from tests.unit.walk import KEYS, MS, Pair, Road, Site, header, seal
+from tests.unit.plane_world import Child
+from tests.unit.walk import KEYS, MS, PREFIXES, Pair, Road, Site, header, packets_of, seal
 
 REST_NS = 400 * MS
 BULK = 0
@@ -314,8 +317,6 @@ class TestReceiving:
 
 def test_a_repair_covers_nothing_the_kernel_writes() -> None:
     """Rows that differ only in kernel bytes have the same repair."""
-    from sdwan.core.fec import Encoder
-
     rows = np.zeros((2, 100), dtype=np.uint8)
     made = []
     for noise in (0, 255):
@@ -323,3 +324,32 @@ def test_a_repair_covers_nothing_the_kernel_writes() -> None:
         (block,) = Encoder(0, datagram_bytes=1472, sources=2, repairs=1).add(rows, 100, 0, now_ns=0)
         made.append(block.plaintexts)
     assert made[0] == made[1]
+
+
+def test_two_processes_mend_what_is_lost_between_them_and_tell_the_board() -> None:
+    a, b = Child(), Child()
+    try:
+        for child, prefixes, keys in ((a, PREFIXES["b"], KEYS), (b, PREFIXES["a"], KEYS[::-1])):
+            child.hear(channel.Ready)
+            child.set_up(*prefixes)
+            child.tell(channel.Install(1, 7 if child is a else 9, 9 if child is a else 7, True, 5, *keys))
+        a.tell(SetRecovery(1, BULK, 4, 1, 1_000_000))
+        a.obeyed()
+        b.obeyed()
+        road, payloads = Road(), [bytes([n]) * 700 for n in range(8)]
+        for start in (0, 4):
+            for payload in payloads[start : start + 4]:
+                a.tun.put(plain(udp(payload=payload)))
+            datagrams = [d for d in a.sent(5) if d[8] != Type.CONTROL]
+            is_repair = [d[8] == Type.REPAIR for d in datagrams]
+            assert is_repair == [False] * 4 + [True], "a block of four and its repair"
+            lost = 2 if start else -1
+            b.receive(*road.carry(d for n, d in enumerate(datagrams) if n != lost))
+            came = {packet[28:] for packet in packets_of(b.written(4))}
+            assert came == set(payloads[start : start + 4])
+        assert a.counted("repairs_sent", 2) == b.counted("repairs_received", 2) == 2
+        assert a.counted("repair_bytes", 1) > 2 * 700
+        assert b.counted("recovered", 1) == 1
+    finally:
+        a.close()
+        b.close()
