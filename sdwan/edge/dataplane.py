@@ -40,7 +40,7 @@ from sdwan.errors import ConfigError, KernelError, WireError
 from sdwan.io.kernelview import KernelView
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
-from sdwan.model import PATH_PIN, PATHS_PER_PEER, DropReason
+from sdwan.model import CLASSES, PATH_PIN, PATHS_PER_PEER, DropReason
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -197,6 +197,11 @@ class DataPlane:
                 row["last_sequence"] = seen.last_sequence
                 row["last_send_us"] = seen.last_send_us
                 row["last_ns"] = seen.last_ns
+        first = peer.number * CLASSES
+        for traffic_class, (packets, size_bytes) in enumerate(peer.rx_by_class):
+            if packets:
+                row = self._board.classes[first + traffic_class]
+                row["rx_packets"], row["rx_bytes"] = packets, size_bytes
 
     # to control -------------------------------------------------------------------------------
 

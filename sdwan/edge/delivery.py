@@ -14,6 +14,7 @@ from sdwan.core.assemble import VNET_BYTES, VNET_PLAIN, Assembler, Frame, Run, s
 from sdwan.core.inner import complete_checksum, source_of
 from sdwan.core.reorder import Item
 from sdwan.core.routes import Routes
+from sdwan.core.wire import META_CLASS_MASK
 from sdwan.edge.asking import ask_for_missing
 from sdwan.edge.peer import SOURCES_MAX, Peer
 from sdwan.errors import WireError
@@ -97,8 +98,12 @@ class Delivery:
             self._deliver_one(peer, item)
 
     def _deliver_one(self, peer: Peer, run: Run) -> None:
+        size_bytes = len(run.frame) - VNET_BYTES
         peer.rx_packets += run.rows
-        peer.rx_bytes += len(run.frame) - VNET_BYTES
+        peer.rx_bytes += size_bytes
+        of_class = peer.rx_by_class[run.flags & META_CLASS_MASK]
+        of_class[0] += run.rows
+        of_class[1] += size_bytes
         peer.dirty = True
         if run.head_bytes:
             if self._joining_peer is not peer:

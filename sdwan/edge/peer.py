@@ -18,7 +18,7 @@ from sdwan.core.replay import ReplayWindow
 from sdwan.core.retransmit import Kept, KeptBytes
 from sdwan.core.session import Session
 from sdwan.edge.channel import Address
-from sdwan.model import PATHS_PER_PEER
+from sdwan.model import CLASSES, PATHS_PER_PEER
 
 if TYPE_CHECKING:
     from sdwan.edge.protect import Guard
@@ -105,6 +105,8 @@ class Peer:
     arrivals: list[Arrivals] = field(default_factory=lambda: [Arrivals() for _ in range(PATHS_PER_PEER)])
     rx_packets: int = 0
     rx_bytes: int = 0
+    rx_by_class: list[list[int]] = field(default_factory=lambda: [[0, 0] for _ in range(CLASSES)])
+    """Packets and bytes among them, by traffic class."""
     dirty: bool = False
     """Counters changed since they were written to the board."""
 

@@ -41,6 +41,15 @@ def test_what_is_in_turn_is_written_at_once(site):
     assert not site.delivery.anything_waits
 
 
+def test_what_was_delivered_is_counted_by_class(site):
+    run = run_of(udp(payload=b"voice"), 0)
+    run.flags |= 3
+    admit(site, run)
+    peer = site.peers[1]
+    assert peer.rx_by_class[3] == [1, len(udp(payload=b"voice"))] == [peer.rx_packets, peer.rx_bytes]
+    assert peer.rx_by_class[0] == [0, 0]
+
+
 def test_what_waits_is_written_when_its_turn_has_come(site):
     first, second, third = (udp(payload=bytes([n])) for n in range(3))
     assert admit(site, run_of(first, 0), run_of(third, 2)) == [first]
