@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sdwan.lab.scenario import Scenario
     from sdwan.lab.suite import Wishes
 
+WIDTH_WITHOUT_TERMINAL = 120
 DEFAULT_OUTPUT = Path("build/scenarios.json")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -96,7 +98,8 @@ def _play(chosen: list[Scenario], wishes: Wishes, as_json: bool) -> list[Result]
     from sdwan.lab.suite import play_all
 
     need_root()
-    console = Console(stderr=as_json, highlight=False)
+    terminal = sys.stderr.isatty() if as_json else sys.stdout.isatty()
+    console = Console(stderr=as_json, highlight=False, width=None if terminal else WIDTH_WITHOUT_TERMINAL)
     results = play_all(chosen, console, wishes)
     if as_json:
         click.echo(json.dumps([result.as_plain() for result in results], indent=2))

@@ -40,13 +40,15 @@ def percent(share_ppm: float | None, digits: int = 1) -> str:
 
 def scenario_view(result: Result) -> RenderableType:
     """Lay out one scenario: what happened, what was measured, what was expected."""
-    figures = table(f"Scenario {result.scenario}", "", *(["rounds"] if len(result.rounds) > 1 else []))
+    several = len(result.rounds) > 1
+    headings = ("median", "least to most") if several else ("", "")
+    figures = table(f"Scenario {result.scenario}", *headings)
     for name, value in result.figures.items():
         metric = METRICS[name]
-        rounds = [f"{found[name]:.4g}" for found in result.rounds if name in found]
-        cells = [figure(value, metric.unit, 1 if metric.unit else 0)]
-        figures.add_row(metric.text, *cells, *([" ".join(rounds)] if len(result.rounds) > 1 else []))
-    figures.add_row("shares of the links", " : ".join(f"{share:.0f} %" for share in result.shares))
+        seen = [found[name] for found in result.rounds if name in found]
+        spread = f"{min(seen):.4g} to {max(seen):.4g}" if several and seen else ""
+        figures.add_row(metric.text, figure(value, metric.unit, 1 if metric.unit else 0), spread)
+    figures.add_row("shares of the links", " : ".join(f"{share:.0f} %" for share in result.shares), "")
     parts: list[RenderableType] = [figures]
     if result.events:
         parts.append(Text("\n".join(f"  {event}" for event in result.events[:EVENTS_SHOWN]), "dim"))
