@@ -16,7 +16,7 @@ its target, and they should enter behind it at once, on the best path, not wait 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from sdwan.model import CLASSES, PATHS_PER_PEER, SteerMode
 
 __all__ = [
     "Decision", "PathView", "burst_segments", "decide", "decide_all", "eligible", "is_other_burst",
-    "is_worth_writing", "mode_in_force", "quality", "turns",
+    "is_worth_writing", "quality", "turns",
 ]  # fmt: skip
 
 # Implementation constants ------------------------------------------------------------------------
@@ -86,14 +86,13 @@ def decide(views: Sequence[PathView], spec: ClassSpec = READY[0], out: Collectio
     }
     largest = max(raw.values(), default=0) or 1
     ns_per_kib = {view.path: _ns_per_kib(view) for view in chosen}
-    is_complete = all(ns_per_kib.values())
     return Decision(
         shares=_row({path: share / largest for path, share in raw.items()}, 0.0),
         ns_per_kib=_row(ns_per_kib, 0),
         delay_us=_row(_delays(chosen, spec), 0),
         burst_segments=burst_segments(chosen),
         bound_us=_row({view.path: _bound_us(view, spec) for view in chosen}, 0),
-        mode=spec.steering if is_complete or spec.steering is not SteerMode.EARLIEST else SteerMode.STRIDE,
+        mode=_mode_in_force(spec.steering, ns_per_kib.values()),
     )
 
 
@@ -121,18 +120,6 @@ def burst_segments(chosen: Sequence[PathView]) -> int:
         return BURST_SEGMENTS_MAX
     rate_bps = sum(max(view.capacity_bps or 0, view.delivered_bps) for view in chosen)
     return min(max(rate_bps * BURST_NS // (FRAME_BITS * 10**9), 1), BURST_SEGMENTS_MAX)
-
-
-def mode_in_force(wanted: SteerMode, decision: Decision) -> SteerMode:
-    """Return the mode the kernel is told: earliest delivery needs the capacity of every path in use.
-
-    A path of unknown capacity would seem to send in no time and take everything, or, being slower, never
-    be tried; shares find out.
-    """
-    in_use = [ns for share, ns in zip(decision.shares, decision.ns_per_kib, strict=True) if share]
-    if wanted is SteerMode.EARLIEST and not all(in_use):
-        return SteerMode.STRIDE
-    return wanted
 
 
 def turns(shares: Mapping[int, float]) -> tuple[int, ...]:
@@ -178,6 +165,15 @@ def _differ(old: Sequence[float], new: Sequence[float], tolerance: float) -> boo
 def is_other_burst(old: int, new: int) -> bool:
     """Tell whether a burst length differs enough to be told to the data plane."""
     return abs(old - new) > BURST_CHANGE * max(old, new)
+
+
+def _mode_in_force(wanted: SteerMode, ns_per_kib: Iterable[int]) -> SteerMode:
+    """Return the mode the kernel is told: earliest delivery needs the capacity of every path in use.
+
+    A path of unknown capacity would seem to send in no time and take everything, or, being slower, never
+    be tried; shares find out.
+    """
+    return SteerMode.STRIDE if wanted is SteerMode.EARLIEST and not all(ns_per_kib) else wanted
 
 
 def _row(by_path: Mapping[int, Any], nothing: Any) -> tuple[Any, ...]:

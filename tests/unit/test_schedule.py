@@ -17,7 +17,6 @@ from sdwan.core.schedule import (
     decide,
     decide_all,
     is_worth_writing,
-    mode_in_force,
     quality,
     turns,
 )
@@ -162,9 +161,21 @@ def test_urgent_classes_may_queue_behind_the_others() -> None:
     assert rest == [bulk] * 4
 
 
-def test_a_class_without_a_known_capacity_falls_back_to_shares() -> None:
-    assert decide([view(0, capacity_bps=MBIT), view(1)]).mode is SteerMode.STRIDE
-    assert decide([view(0, capacity_bps=MBIT), view(1, DOWN)]).mode is SteerMode.EARLIEST
+@pytest.mark.parametrize(
+    ("wanted", "other", "told"),
+    [
+        (SteerMode.EARLIEST, view(1, capacity_bps=MBIT), SteerMode.EARLIEST),
+        (SteerMode.EARLIEST, view(1), SteerMode.STRIDE),
+        (SteerMode.EARLIEST, view(1, DOWN), SteerMode.EARLIEST),  # not in use
+        (SteerMode.STRIDE, view(1, capacity_bps=MBIT), SteerMode.STRIDE),
+        (SteerMode.DUPLICATE, view(1), SteerMode.DUPLICATE),
+    ],
+)
+def test_earliest_delivery_needs_the_capacity_of_every_path_in_use(
+    wanted: SteerMode, other: PathView, told: SteerMode
+) -> None:
+    spec = ClassSpec("any", steering=wanted)
+    assert decide([view(0, capacity_bps=MBIT), other], spec).mode is told
 
 
 def test_every_class_obeys_its_own_sla() -> None:
@@ -249,23 +260,3 @@ def test_address_families_take_turns_by_their_shares(
     shares: dict[int, float], order: tuple[int, ...]
 ) -> None:
     assert turns(shares) == order
-
-
-def _decision(shares: tuple[float, ...], ns_per_kib: tuple[int, ...]) -> Decision:
-    return Decision(shares, ns_per_kib, (0,) * len(shares), burst_segments=1)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "shares", "ns_per_kib", "told"),
-    [
-        (SteerMode.EARLIEST, (1.0, 0.5), (80, 160), SteerMode.EARLIEST),
-        (SteerMode.EARLIEST, (1.0, 0.5), (80, 0), SteerMode.STRIDE),
-        (SteerMode.EARLIEST, (1.0, 0.0), (80, 0), SteerMode.EARLIEST),
-        (SteerMode.STRIDE, (1.0, 0.5), (80, 160), SteerMode.STRIDE),
-        (SteerMode.DUPLICATE, (1.0, 0.5), (0, 0), SteerMode.DUPLICATE),
-    ],
-)
-def test_earliest_delivery_needs_the_capacity_of_every_path_in_use(
-    wanted: SteerMode, shares: tuple[float, ...], ns_per_kib: tuple[int, ...], told: SteerMode
-) -> None:
-    assert mode_in_force(wanted, _decision(shares, ns_per_kib)) is told
