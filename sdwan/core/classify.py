@@ -142,7 +142,7 @@ class Classifier:
         text = json.dumps({"classes": classes, "rules": rules}, separators=(",", ":"))
         if len(text) > TEXT_BYTES_MAX:
             why = f"packed they have {len(text)} bytes, at most {TEXT_BYTES_MAX} are possible"
-            raise ConfigError("rules", why, "fewer rules, or shorter lists and comments in them")
+            raise ConfigError("rules", why, "fewer rules, or shorter lists in them")
         return text
 
     @classmethod

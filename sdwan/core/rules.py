@@ -14,7 +14,7 @@ conversation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
@@ -114,7 +114,7 @@ class Rule:
     source: tuple[Network, ...] = ()
     destination: tuple[Network, ...] = ()
     direction: Direction = Direction.BOTH
-    comment: str = ""
+    comment: str = field(default="", compare=False)
 
     @property
     def is_symmetric(self) -> bool:
@@ -139,7 +139,7 @@ class Rule:
         return "; as an answer: ".join(dict.fromkeys(reasons))
 
     def to_plain(self) -> dict[str, Any]:
-        """Return what JSON can hold; conditions that are none are left out."""
+        """Return what JSON can hold; conditions that are none are left out, and the comment, for people."""
         plain: dict[str, Any] = {"class": self.traffic_class}
         for name in ("dscp", "protocols", "ports", "source_ports", "destination_ports"):
             if getattr(self, name):
@@ -149,7 +149,7 @@ class Rule:
                 plain[name] = [str(network) for network in getattr(self, name)]
         if self.direction is not Direction.BOTH:
             plain["direction"] = self.direction.value
-        return plain | ({"comment": self.comment} if self.comment else {})
+        return plain
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Rule:
@@ -157,7 +157,6 @@ class Rule:
         known = dict(plain)
         fields: dict[str, Any] = {"traffic_class": int(known.pop("class"))}
         fields["direction"] = Direction(known.pop("direction", "both"))
-        fields["comment"] = str(known.pop("comment", ""))
         for name in ("dscp", "protocols"):
             fields[name] = tuple(int(number) for number in known.pop(name, ()))
         for name in ("ports", "source_ports", "destination_ports"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sdwan.config.schema import SiteConfig, facts_of, keys_of
 from sdwan.core import classify
 from sdwan.core.classes import READY, VOICE, ClassSpec, Preference, Recovery, SlaLimits
 from sdwan.core.rules import PORTED, READY_RULES, Flow, Rule
+from sdwan.edge import channel
 from sdwan.edge.policy import classifier_of, specs_of
 from sdwan.model import SteerMode
 
@@ -108,10 +110,11 @@ def test_conditions_of_a_rule_reach_core() -> None:
         "class": "voice", "comment": "x",
     }  # fmt: skip
     (rule,) = classifier_of(site(rules=[written])).rules
+    assert rule.comment == "x"
     assert rule == Rule.from_plain({
         "class": VOICE, "dscp": [46], "protocols": [17], "ports": [[1, 2]], "source_ports": [[3, 3]],
         "destination_ports": [[4, 4]], "prefixes": ["10.0.0.0/8"], "source": ["10.1.0.0/16"],
-        "destination": ["10.2.0.0/16"], "direction": "in", "comment": "x",
+        "destination": ["10.2.0.0/16"], "direction": "in",
     })  # fmt: skip
 
 
@@ -163,6 +166,15 @@ def test_a_rule_that_is_said_never_to_get_its_turn_never_does(rules: list[Any], 
 def test_thousands_of_equal_rules_are_looked_through_at_once() -> None:
     config = site(rules=[{"class": "bulk", "ports": "1-2", "prefixes": "10.0.0.0/8"}] * RULES_MAX)
     assert [*reach.shadowed(config.rules)] == [(index, 0) for index in range(1, RULES_MAX)]
+
+
+@given(st.lists(RULES, max_size=300))
+@settings(max_examples=30, deadline=None)
+def test_whatever_fits_the_limit_fits_a_message(rules: list[Any]) -> None:
+    text = classifier_of(site(rules=rules)).to_json()
+    packet = channel.encode(channel.SetClasses(text))
+    assert len(packet) <= channel.MESSAGE_BYTES_MAX
+    assert channel.decode(packet) == channel.SetClasses(text)
 
 
 # The office --------------------------------------------------------------------------------------
@@ -238,7 +250,9 @@ def test_check_refuses_and_warns_with_the_line(tmp_path: Path, capsys: pytest.Ca
 def test_a_policy_too_large_for_the_data_plane_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rules = [{"class": "bulk", "ports": n + 1, "comment": str(pow(3, n, 2**600))[:180]} for n in range(1000)]
+    chance = random.Random(1)
+    some = [[str(IPv6Address(chance.randrange(1 << 124, 1 << 125))) for _ in range(9)] for _ in range(500)]
+    rules = [{"class": "bulk", "source": addresses} for addresses in some]
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(BASE | {"rules": rules}))
     assert entry.run(sdwan, "sdwan", ["policy", "check", str(path)]) == EXIT_ERROR
