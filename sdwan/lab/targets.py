@@ -79,7 +79,7 @@ class Bound:
     @property
     def text(self) -> str:
         """The bound as people write it."""
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g} {METRICS[self.metric].unit}".strip()
+        return f"{'≥' if self.at_least else '≤'} {self.limit:.4g} {METRICS[self.metric].unit}".strip()
 
 
 @dataclass(frozen=True, slots=True)
