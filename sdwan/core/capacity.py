@@ -147,8 +147,12 @@ class Estimator:
         self._loss.restart()
         self._rival.reset(now_ns=now_ns)
         self._dry_until_ns = self.until_ns = None
+        if self._shallow is not None:
+            self._shallow = ShallowSteps(now_ns=now_ns)
+        if self.state is State.TEST:
+            self._rate = self._bounded(self._untested_bps)
         if self.state in (State.TEST, State.COMPETE):
-            self._change(State.TRACK, now_ns)
+            self._change(State.TRACK if self._shallow is None else State.SHALLOW, now_ns)
 
     def on_moved(self) -> None:
         """The path leads elsewhere: begin again, with the capacity as start."""
@@ -167,6 +171,8 @@ class Estimator:
             is_tracking=self.state is State.TRACK,
             is_held=self.state is State.COMPETE,
         )
+        if not self._reader.history.is_continued:
+            self.on_pause(sample.now_ns)
         if reading is None:
             self.until_ns = None
             return

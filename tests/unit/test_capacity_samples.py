@@ -1,4 +1,4 @@
-"""What an estimator believes: samples that cannot be true, jumping clocks, lying peers, pauses, moves, caps."""
+"""What an estimator believes: untrue samples, jumping clocks, lying peers, pauses, moves and caps."""
 
 from __future__ import annotations
 
