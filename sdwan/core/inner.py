@@ -32,18 +32,18 @@ _EXTENSIONS_MAX = 4
 def flow_key(packet: memoryview) -> bytes:
     """Return the bytes that name a packet's flow: addresses, and ports where they are there.
 
-    Fragments and other protocols are told apart by address only. Empty when it is no IP packet.
+    Fragments and other protocols are told apart by address and protocol. Empty when it is no IP packet.
     """
     version = packet[0] >> 4 if len(packet) else 0
     if version == 4 and len(packet) >= 20:
         whole = packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
         if whole and packet[9] in _CHECKSUM_OFFSET and len(packet) >= 24:
             return bytes(packet[12:24])
-        return bytes(packet[12:20])
+        return bytes(packet[12:20]) + bytes(packet[9:10])
     if version == 6 and len(packet) >= 40:
         if packet[6] in _CHECKSUM_OFFSET and len(packet) >= 44:
             return bytes(packet[8:44])
-        return bytes(packet[8:40])
+        return bytes(packet[8:40]) + bytes(packet[6:7])
     return b""
 
 

@@ -70,6 +70,12 @@ def test_all_fragments_of_a_packet_are_one_flow():
     assert inner.flow_key(view(first)) == inner.flow_key(view(later))
 
 
+@pytest.mark.parametrize(("source", "destination"), [(A4, B4), (A6, B6)])
+def test_packets_without_ports_are_told_apart_by_protocol(source, destination):
+    ping, esp = (packets.ip(source, destination, protocol, bytes(24)) for protocol in (1, 50))
+    assert inner.flow_key(view(ping)) != inner.flow_key(view(esp))
+
+
 def test_packets_without_ports_are_told_apart_by_address():
     assert inner.flow_key(view(packets.icmp(number=1))) == inner.flow_key(view(packets.icmp(number=2)))
     assert inner.flow_key(view(packets.icmp(A4, B4))) != inner.flow_key(view(packets.icmp(A4, "10.2.0.2")))
