@@ -24,7 +24,6 @@ from sdwan.core import shallow
 from sdwan.core.growth import Growth
 from sdwan.core.lossrule import TEST_RATE, Cause, LossRule, Verdict
 from sdwan.core.observer import until_ns
-from sdwan.core.pathrate import PathRate as PathRate  # read by the share-based schedule
 from sdwan.core.reading import Reader, Reading
 from sdwan.core.rival import Competitor, RivalWatch
 from sdwan.core.sample import Sample
