@@ -68,9 +68,9 @@ class Healing:
         """Forget what was measured on a path: it is gone, or leads elsewhere."""
         self._meters.pop(path, None)
 
-    def tell_again(self) -> list[Action]:
-        """Repeat everything in force: the data plane is another process now."""
-        return [_told(change) for change in self.policy.tell_again()]
+    def restart(self) -> None:
+        """Note that the data plane is another process now: nothing is in force until the next update."""
+        self.policy = RecoveryPolicy()
 
     def update(self, paths: Collection[Path], specs: Sequence[ClassSpec], *, now_ns: int) -> list[Action]:
         """Return what is to change; most calls find that it is too early to ask."""

@@ -141,11 +141,6 @@ class RecoveryPolicy:
         """Return what is in force."""
         return self._states[traffic_class].protection
 
-    def tell_again(self) -> list[Change]:
-        """Return everything in force: the data plane is another process now."""
-        kept = [(number, state.protection) for number, state in enumerate(self._states)]
-        return [Change(number, now, "data plane began anew") for number, now in kept if now is not OFF]
-
     def update(
         self,
         paths: Sequence[PathLoss],

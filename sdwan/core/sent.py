@@ -29,8 +29,9 @@ SENT = np.dtype([
     ("size_bytes", "u4"),  # of all segments, frame headers included
     ("backlog_us", "u4"),  # the path's virtual queue before them
     ("idle_us", "u4"),  # time that queue was empty so far, modulo 2^32
+    ("class", "u1"),
 ])  # fmt: skip
-"""The fields of a ring record that the log reads; records may have more."""
+"""The fields of a ring record that control reads; records may have more."""
 
 _DATA_LAST = max(DATA_TYPES)
 """DATA types are the lowest numbers (docs/wire.md); comparing costs a tenth of looking them up."""

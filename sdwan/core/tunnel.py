@@ -7,7 +7,8 @@ tunnels runs in virtual time in the tests exactly as it runs on the wire.
 
 What is decided where: which session seals, in ``epochs``; whether a path is alive, in ``liveness``; what it
 carries, in ``capacity``; how large its packets may be, in ``mtu``; whose address it has, in ``roaming``;
-which share it gets, in ``schedule``. This file only carries news between them.
+which share it gets, in ``schedule``; what is protected against loss, in ``healing``. This file only carries
+news between them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sdwan.core.actions import Action, Event, MovePath, SendControl, SetBusy
 from sdwan.core.classes import READY, ClassSpec
 from sdwan.core.epochs import Epochs
 from sdwan.core.handshake import SessionKeys
+from sdwan.core.healing import Healing
 from sdwan.core.holewait import HoleWait
 from sdwan.core.messages import (
     Challenge,
@@ -86,6 +88,7 @@ class Tunnel:
         self.specs: Sequence[ClassSpec] = READY
         """The traffic classes, by number."""
         self.sla = SlaWatch()
+        self.recovery = Healing()
         self.next_counter = 0
         """The data plane's next DATA counter for this peer."""
         self._entropy = entropy
@@ -128,6 +131,7 @@ class Tunnel:
         self.reporter = Reporter(interval_ns=self.pace.report_ns)
         self.roaming.forget()
         self.shape.tell_again()
+        self.recovery.restart()
         self._report_number = None
         for path in self.paths.values():
             path.sent.forget()
@@ -171,6 +175,7 @@ class Tunnel:
         if self.paths.pop(number, None) is None:
             return []
         self.shape.forget(number)
+        self.recovery.forget(number)
         return self._reshape()
 
     # What arrived -----------------------------------------------------------------------------------
@@ -200,6 +205,7 @@ class Tunnel:
 
     def on_sent(self, sends: Mapping[int, Rows]) -> None:
         """Take what was sent, by path (sdwan.core.sent.split)."""
+        self.recovery.on_sent(sends)
         for number, records in sends.items():
             path = self.paths.get(number)
             if path is not None:
@@ -238,6 +244,7 @@ class Tunnel:
             before = path.state
             actions += path.on_timer(next_counter=self.next_counter, report_ns=self._report_ns, now_ns=now_ns)
             actions += path.changed(before, now_ns=now_ns)
+        actions += self.recovery.update(self.paths.values(), self.specs, now_ns=now_ns)
         return actions + self._judge_sla(now_ns) + self._reshape()
 
     def _seek(self, now_ns: int) -> None:
@@ -304,6 +311,7 @@ class Tunnel:
         has_learned = False
         for path, row in rows:
             before = path.state
+            self.recovery.on_report(row)
             if path.on_report(row, is_suspect=path.number in overdue, now_ns=now_ns):
                 has_learned = True
                 if path.estimator.until_ns is not None:

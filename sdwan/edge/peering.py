@@ -22,6 +22,7 @@ from sdwan.core.actions import (
     SendProbe,
     SetBusy,
     SetPathMtu,
+    SetProtection,
     SetShape,
     SetShares,
 )
@@ -236,6 +237,10 @@ class Peering:
                     self.shape = action
                     self._tell_shape()
                     self.shared.shape_changed()
+                case SetProtection(number, sources, repairs, close_us):
+                    self.shared.plane.send(
+                        channel.SetRecovery(self.number, number, sources, repairs, close_us)
+                    )
                 case SetPathMtu(path, mtu_bytes):
                     self._mtus[path] = mtu_bytes
                     self._write_path(path)

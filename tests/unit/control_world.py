@@ -261,7 +261,7 @@ class World:
         side.until_ns[path] = self.now_ns + backlog_ns + (side.ns_per_kib[path] * frame_bytes >> 10)
         record = (
             sequence & 0xFFFFFFFF, 1, kind, self.now_ns, frame_bytes, backlog_ns // 1000,
-            side.idle_ns[path] // 1000 & 0xFFFFFFFF,
+            side.idle_ns[path] // 1000 & 0xFFFFFFFF, 0,
         )  # fmt: skip
         side.ring.append((path, record))
         return sequence

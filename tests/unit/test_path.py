@@ -39,7 +39,7 @@ def sent(*moments_ms: float) -> SentLog:
     """A log with DATA datagrams at these moments; the first one is named."""
     log = SentLog()
     for number, moment in enumerate(moments_ms):
-        log.note(np.array([(number, 1, Type.SINGLE, START + int(moment * MS), 1000, 0, 0)], dtype=SENT))
+        log.note(np.array([(number, 1, Type.SINGLE, START + int(moment * MS), 1000, 0, 0, 0)], dtype=SENT))
     log.on_reported(0)
     return log
 
@@ -162,7 +162,7 @@ def test_nothing_is_overdue_where_nothing_is_due_or_nothing_was_named() -> None:
     named_all = sent(0)
     assert not up().is_overdue(named_all, age_ns=10**12, jitter_ns=0)
     never_named = SentLog()
-    never_named.note(np.array([(0, 1, Type.SINGLE, START, 1000, 0, 0)], dtype=SENT))
+    never_named.note(np.array([(0, 1, Type.SINGLE, START, 1000, 0, 0, 0)], dtype=SENT))
     assert not up().is_overdue(never_named, age_ns=10**12, jitter_ns=0)
 
 

@@ -241,11 +241,6 @@ class TestPolicy:
         assert policy.on_outcome(1 << 60, 1 << 62, now_ns=0) == []
         assert policy.on_outcome(0, 0, now_ns=0) == []
 
-    def test_everything_in_force_can_be_told_again(self) -> None:
-        policy = RecoveryPolicy()
-        (now,) = self.ask(policy, two_paths(0.02), 0)
-        assert [(c.traffic_class, c.protection) for c in policy.tell_again()] == [(VIDEO, now)]
-
     def test_without_a_usable_path_nothing_happens(self) -> None:
         policy = RecoveryPolicy()
         assert self.ask(policy, [], 0) == []

@@ -15,7 +15,7 @@ RECORD = np.dtype([*SENT.descr, ("peer", "u2"), ("path", "u1")])
 
 def rows(*sends: tuple[int, int, int, int]) -> Rows:
     """Records of (first sequence, datagrams, type, time), 1000 bytes each."""
-    return np.array([(f, n, kind, at, n * 1000, 0, 0) for f, n, kind, at in sends], dtype=SENT)
+    return np.array([(f, n, kind, at, n * 1000, 0, 0, 0) for f, n, kind, at in sends], dtype=SENT)
 
 
 def log(*sends: tuple[int, int, int, int]) -> SentLog:
@@ -109,7 +109,7 @@ def test_records_are_sorted_by_peer_and_path_and_keep_their_order(
     records = []
     for peer, path, segments in bursts:
         sequence = nexts.get((peer, path), first)
-        record = (sequence & 0xFFFFFFFF, segments, Type.SUPER, len(records), segments, 0, 0, peer, path)
+        record = (sequence & 0xFFFFFFFF, segments, Type.SUPER, len(records), segments, 0, 0, 0, peer, path)
         records.append(record)
         nexts[peer, path] = sequence + segments
     found = split(np.array(records, dtype=RECORD))
