@@ -32,6 +32,8 @@ def round_figures(scenario: Scenario, record: LoadRecord, series: Series) -> Fig
     figures |= _rival(scenario, record, series, figures)
     figures |= _memory(series)
     figures |= emulator_figures(series)
+    if series.machine_cpu:
+        figures["machine_cpu"] = series.machine_cpu
     shares = path_shares(series)
     if shares:
         figures["used"] = min(shares)

@@ -12,6 +12,8 @@ from sdwan.lab.traffic import PingSample
 EMULATOR_CPU_DOUBTFUL = 70.0
 """Percent of a core; beyond it frames wait for the emulator and not for the link (docs/operate/lab.md)."""
 EMULATOR_LATE_DOUBTFUL_MS = 1.0
+MACHINE_CPU_DOUBTFUL = 90.0
+"""Percent of all cores; beyond it everybody waits for everybody."""
 
 
 @dataclass
@@ -74,6 +76,9 @@ class Result:
             return (
                 f"the emulator was short of CPU ({cpu:.0f} % of a core, {late_ms:.1f} ms late): do not trust"
             )
+        machine = self.figures.get("machine_cpu", 0.0)
+        if machine > MACHINE_CPU_DOUBTFUL:
+            return f"the machine was busy ({machine:.0f} % of all cores): do not trust"
         return ""
 
     def as_plain(self) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Series:
     queue_ms: list[list[float]] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
     """(moment_ns, MiB resident)."""
+    machine_cpu: float = 0.0
+    """Percent of all cores' time that was used, by anybody, over the run."""
     emulator_cpu_ns: int = 0
     lateness: list[int] = field(default_factory=list)
     """Frames the emulator delivered, by lateness (impairment.LATENESS_BITS), over the run."""
@@ -141,13 +143,15 @@ class Sampler:
     def _sample_until_stopped(self, near: Maps, far: Maps) -> None:
         next_ns, tick = time.monotonic_ns(), 0
         indices = [socket.if_nametoindex(port.interface) for port in self._far]
-        first = self._queues.emulator()
+        first, used = self._queues.emulator(), _machine_time()
         while not self._stop.is_set():
             self._sample(near, far, indices, tick)
             tick += 1
             next_ns = max(next_ns + TICK_NS, time.monotonic_ns())
             self._stop.wait((next_ns - time.monotonic_ns()) / 1e9)
-        last = self._queues.emulator()
+        last, used_then = self._queues.emulator(), _machine_time()
+        busy, total = (then - before for before, then in zip(used, used_then, strict=True))
+        self.series.machine_cpu = 100 * busy / max(total, 1)
         self.series.emulator_cpu_ns = last[0] - first[0]
         self.series.lateness = [b - a for a, b in zip(first[1], last[1], strict=True)]
 
@@ -228,6 +232,13 @@ def _interface_bytes() -> dict[str, int]:
         name, _, rest = line.partition(":")
         found[name.strip()] = int(rest.split(None, 1)[0])
     return found
+
+
+def _machine_time() -> tuple[int, int]:
+    """Return the time all cores have been busy, and that time with the idle one, in ticks (proc(5))."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, sum(ticks)
 
 
 def _resident_mib(edges: list[Edge]) -> float:

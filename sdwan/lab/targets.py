@@ -63,6 +63,7 @@ METRICS: dict[str, Metric] = {
     "flows_failed": Metric("short flows failed", ""),
     "memory": Metric("resident, all processes of both sites", "MiB"),
     "memory_growth": Metric("... growth after the first fifth", "MiB"),
+    "machine_cpu": Metric("the machine's cores, busy with anything", "%"),
     "emulator_cpu": Metric("emulator's part of a core", "%"),
     "emulator_late_p99": Metric("emulator late, 99 of 100 frames", "ms"),
 }

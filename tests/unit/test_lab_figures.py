@@ -168,6 +168,11 @@ def test_an_emulator_that_was_late_says_so():
     assert emulator_figures(Series()) == {}
 
 
+def test_a_busy_machine_makes_a_result_doubtful():
+    assert Result("x", figures={"machine_cpu": 97.0}).doubt.startswith("the machine was busy")
+    assert Result("x", figures={"machine_cpu": 60.0, "emulator_cpu": 30.0}).doubt == ""
+
+
 def test_medians_are_of_the_rounds_that_measured():
     assert medians([{"tcp": 1.0}, {"tcp": 9.0, "udp": 4.0}, {"tcp": 2.0}]) == {"tcp": 2.0, "udp": 4.0}
 
