@@ -72,8 +72,8 @@ class Run:
     """
 
     __slots__ = (
-        "bucket", "bucket_sequence", "counter", "flags", "frame", "head_bytes", "index", "piece_bytes",
-        "rows", "segments",
+        "bucket", "bucket_sequence", "counter", "due_ns", "flags", "frame", "head_bytes", "index",
+        "piece_bytes", "rows", "segments",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +90,8 @@ class Run:
         self.segments = segments
         self.head_bytes = head_bytes
         self.piece_bytes = piece_bytes
+        self.due_ns = 0
+        """When it is to be delivered (sdwan.core.playout); 0 = when its turn has come."""
 
     @property
     def size_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """Delivery: fresh packets, put in turn and written to the TUN. The last stretch of a packet's walk.
 
 Data-plane process; fed by sdwan.edge.inward. A run is admitted if its inner source address belongs to
-the peer, waits for its turn in its flow bucket if it must, is joined with the neighbours that belong to
-the same super-packet, and written in one call.
+the peer, waits for its turn in its flow bucket if it must, and for its time if its class has a playout delay,
+is joined with the neighbours that belong to the same super-packet, and written in one call.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from sdwan.core.assemble import VNET_BYTES, VNET_PLAIN, Assembler, Frame, Run, single_vnet
 from sdwan.core.inner import complete_checksum, source_of
+from sdwan.core.playout import Playout
 from sdwan.core.reorder import Item
 from sdwan.core.routes import Routes
 from sdwan.core.wire import META_CLASS_MASK
@@ -44,6 +45,8 @@ class Delivery:
         if belongs is None:
             belongs = self._ask(peer, address)
         if belongs:
+            if peer.playout is not None:
+                run.due_ns = peer.playout.due_ns(run.flags, run.counter)
             self._put_in_turn(peer, run)
             return
         self._drop(DropReason.INNER_SOURCE if address else DropReason.BAD_INNER, run.rows)
@@ -84,7 +87,9 @@ class Delivery:
             self._deliver(peer, order.close_holes(now_ns))
             if order.holes.asks_for_something:
                 ask_for_missing(peer, now_ns)
-            if not order.held_now and not order.holes.busy:
+            if peer.playout is not None:
+                self._play_out(peer, peer.playout, now_ns)
+            if not order.held_now and not order.holes.busy and not (peer.playout and peer.playout.held_now):
                 del self._unsettled[peer.number]
         self.write_joined()
 
@@ -105,6 +110,18 @@ class Delivery:
         of_class[0] += run.rows
         of_class[1] += size_bytes
         peer.dirty = True
+        if run.due_ns and peer.playout is not None:
+            self.look_after(peer)
+            peer.playout.hold(run.keep(), run.due_ns)
+        else:
+            self._join_or_write(peer, run)
+
+    def _play_out(self, peer: Peer, playout: Playout, now_ns: int) -> None:
+        for item in playout.take_due(now_ns):
+            assert isinstance(item, Run)
+            self._join_or_write(peer, item)
+
+    def _join_or_write(self, peer: Peer, run: Run) -> None:
         if run.head_bytes:
             if self._joining_peer is not peer:
                 self.write_joined()  # no peer continues what another has begun

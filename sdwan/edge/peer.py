@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdwan.core.classes import READY, ClassSpec
 from sdwan.core.holes import HOLE_WAIT_NS_DEFAULT, REPAIR_WAIT_NS_DEFAULT
+from sdwan.core.playout import Playout
 from sdwan.core.reorder import BUCKETS, HeldBytes, Reorder
 from sdwan.core.replay import ReplayWindow
 from sdwan.core.retransmit import Kept, KeptBytes
@@ -100,6 +101,8 @@ class Peer:
     # inward
     window: ReplayWindow = field(default_factory=ReplayWindow)
     order: Reorder = field(init=False)
+    playout: Playout | None = None
+    """Packets that wait for their time; None before any class asked for it."""
     sources: dict[bytes, bool] = field(default_factory=dict)
     """Answers of the inner source check, by address."""
     arrivals: list[Arrivals] = field(default_factory=lambda: [Arrivals() for _ in range(PATHS_PER_PEER)])
@@ -113,6 +116,7 @@ class Peer:
     def __post_init__(self) -> None:
         self.kept = Kept(self.kept_bytes, self.classes)
         self.order = self._new_order()
+        self.set_classes(self.classes)
 
     def _new_order(self) -> Reorder:
         return Reorder(self.window, self.held_bytes, self.hole_wait_ns, self.repair_wait_ns, self.classes)
@@ -128,6 +132,10 @@ class Peer:
         self.classes = classes
         self.order.set_classes(classes)
         self.kept.set_classes(classes)
+        if self.playout is not None:
+            self.playout.set_classes(classes)  # it may hold something still
+        elif Playout.is_wanted(classes):
+            self.playout = Playout(classes, self.held_bytes)
 
     def advance(self, bucket: int, *, datagrams: int, packets: int, size_bytes: int) -> None:
         """Count what was staged; the bucket's sequence counts packets, the counter datagrams."""
@@ -151,6 +159,8 @@ class Peer:
     def forget(self) -> None:
         """Give back what waits and what is kept: the peer is removed."""
         self.order.drop_all()
+        if self.playout is not None:
+            self.playout.drop_all()
         self.kept.close()
 
     def add_sender(self, sock: socket.socket) -> None:
@@ -170,6 +180,11 @@ class Peer:
         self.turns.append(self.turns.pop(0))
         self.send = self.turns[0]
 
+    def lead_with(self, family: int) -> None:
+        """Give the next burst to this address family, if it has a socket."""
+        if family in self.senders:
+            self.send = self.senders[family].sendmsg
+
     def sender_of(self, path: int) -> Callable[..., int]:
         """Return ``sendmsg`` of the socket for a path's family: what is pinned must not meet another's."""
         endpoint = self.arrivals[path].endpoint
@@ -177,7 +192,3 @@ class Peer:
             return self.send
         sock = self.senders.get(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET)
         return sock.sendmsg if sock else _no_sender
-
-
-Flow = tuple[Peer, int]
-"""Peer and flow bucket: what classification finds."""

@@ -29,6 +29,8 @@ Link = tuple[int, int, int]
 def opened(peer: Peer, first: Head, last: Head, rows: int, size_bytes: int, now_ns: int) -> Link | None:
     """Count opened datagrams of one path, copies included; return where they came, None if that cannot be."""
     path = first[PATH]
+    if peer.playout is not None:
+        peer.playout.note(last[TIME] if path < PATHS_PER_PEER else None, now_ns)
     if path >= PATHS_PER_PEER:
         return None
     seen = peer.arrivals[path]
