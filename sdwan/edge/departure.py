@@ -131,7 +131,12 @@ class Departure:
 
     @staticmethod
     def _ask(gate: Gate, peer: Peer, traffic_class: int, now_ns: int) -> Room:
-        return gate.room(peer.number, traffic_class, datagram_bytes=peer.datagram_bytes, now_ns=now_ns)
+        """Ask the gate; with paths of both address families, the next burst goes to one that has room."""
+        size = peer.datagram_bytes
+        room = gate.room(peer.number, traffic_class, datagram_bytes=size, now_ns=now_ns)
+        if room is Room.BURST and len(peer.turns) > 1:
+            peer.lead_with(gate.family(peer.number, traffic_class, datagram_bytes=size, now_ns=now_ns))
+        return room
 
     def _enqueue(self, flow: Flow, entry: Entry) -> None:
         peer = flow.peer

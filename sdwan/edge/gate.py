@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from socket import AF_INET, AF_INET6
 from typing import Any, Protocol
 
 from sdwan.model import CLASSES, PATHS_PER_PEER, SteerMode
@@ -64,6 +65,8 @@ class _Known:
     """... for this size of datagram."""
     bounds: tuple[tuple[int, int], ...]
     """Path and longest backlog, ns, of each eligible path."""
+    routes: dict[int, tuple[int, int]]
+    """Address family and one-way delay, ns, of each of them."""
     is_free: bool
     """Some path takes whatever comes."""
 
@@ -92,6 +95,20 @@ class Gate:
                 return Room.BURST
         return Room.CLOSED
 
+    def family(self, peer: int, traffic_class: int, *, datagram_bytes: int, now_ns: int) -> int:
+        """Return the address family of the path with room that delivers first; 0 if none has any.
+
+        The kernel chooses only among paths of the socket's family: the sender must choose between the two.
+        """
+        known = self._look(peer, traffic_class, datagram_bytes, now_ns)
+        at = peer * PATHS_PER_PEER
+        until_ns = self._until[at : at + PATHS_PER_PEER].tolist()
+        open_paths = [path for path, bound_ns in known.bounds if until_ns[path] - now_ns <= bound_ns]
+        if not open_paths:
+            return 0
+        first = min(open_paths, key=lambda path: max(until_ns[path], now_ns) + known.routes[path][1])
+        return known.routes[first][0]
+
     def next_ns(self, peer: int, traffic_class: int, *, datagram_bytes: int, now_ns: int) -> int:
         """Return when the first path will have room; now or earlier if one has."""
         known = self._look(peer, traffic_class, datagram_bytes, now_ns)
@@ -117,7 +134,15 @@ class Gate:
             eligible = sorted(eligible, key=inverse.__getitem__)[:1]
         is_bound = mode != SteerMode.STRIDE and all(rate[path] and bound_us[path] for path in eligible)
         bounds = tuple((path, bound_us[path] * 1000) for path in eligible)
-        return _Known(now_ns + REREAD_NS, datagram_bytes, bounds, bool(eligible) and not is_bound)
+        delay_us, flags = row["delay_us"].tolist(), self._view.paths["flags"]
+        routes: dict[int, tuple[int, int]] = {
+            path: (
+                AF_INET6 if flags[peer * PATHS_PER_PEER + path] & _FLAG_IPV6 else AF_INET,
+                delay_us[path] * 1000,
+            )
+            for path in eligible
+        }
+        return _Known(now_ns + REREAD_NS, datagram_bytes, bounds, routes, bool(eligible) and not is_bound)
 
     def _usable(self, peer: int, datagram_bytes: int) -> list[int]:
         """Return the paths that are up; those too narrow only if there are no others."""

@@ -1,12 +1,13 @@
 """Departure: what the paths have no room for waits, and leaves in order, whole and under its class.
 
-The gate is played by ``Link``, one path of a given rate: what is sent makes it busy, as the kernel's steer
-program does. What leaves is opened by the other site, so "arrives" has walked the whole way.
+The kernel is played by ``Link``, one path of a given rate: what is sent makes it busy, as the steer program
+does. What leaves is opened by the other site, so "arrives" has walked the whole way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from socket import AF_INET, AF_INET6
 from unittest import mock
 
 import pytest
@@ -32,7 +33,7 @@ EF = 46
 
 
 class Link(Sender):
-    """One path: serialises what it is sent, and is the gate as well."""
+    """One path: busy for as long as its rate takes for what it was sent."""
 
     def __init__(self, rate_bps: int = 50_000_000) -> None:
         super().__init__()
@@ -47,13 +48,26 @@ class Link(Sender):
         self.until_ns = max(self.until_ns, self.clock()) + size_bytes * 8 * 10**9 // self.rate_bps
         return size_bytes
 
+
+class LinkGate:
+    """The gate before a link; ``leads`` is the address family it says has room."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.leads: int = AF_INET
+
     def room(self, peer: int, traffic_class: int, *, datagram_bytes: int, now_ns: int) -> Room:
-        if self.is_free:
+        link = self.link
+        if link.is_free:
             return Room.FREE
-        return Room.BURST if self.is_up and self.until_ns - now_ns <= BOUND_NS else Room.CLOSED
+        return Room.BURST if link.is_up and link.until_ns - now_ns <= BOUND_NS else Room.CLOSED
+
+    def family(self, *_: int, **__: int) -> int:
+        return self.leads
 
     def next_ns(self, peer: int, traffic_class: int, *, datagram_bytes: int, now_ns: int) -> int:
-        return now_ns if self.is_free else self.until_ns - BOUND_NS if self.is_up else now_ns + MS
+        link = self.link
+        return now_ns if link.is_free else link.until_ns - BOUND_NS if link.is_up else now_ns + MS
 
 
 class Uphill(Pair):
@@ -61,7 +75,8 @@ class Uphill(Pair):
 
     def __init__(self, link: Link | None = None, burst_segments: int = 4, **wanted: int) -> None:
         self.link = link or Link()
-        super().__init__(burst_segments=burst_segments, gate=self.link, **wanted)  # type: ignore[arg-type]
+        self.gate = LinkGate(self.link)
+        super().__init__(burst_segments=burst_segments, gate=self.gate, **wanted)  # type: ignore[arg-type]
         self.link.clock = self.clock
         self.peer = self.a.peers[1]
         self.peer.senders.clear()
@@ -151,6 +166,17 @@ def test_while_every_path_is_down_it_waits_within_its_bounds(uphill):
     uphill.link.is_up = True
     uphill.step()
     assert uphill.came
+
+
+def test_with_both_address_families_the_burst_goes_where_there_is_room(uphill):
+    other = Link()
+    other.family = AF_INET6
+    uphill.peer.add_sender(other)  # type: ignore[arg-type]
+    for leads, link in ((AF_INET6, other), (AF_INET, uphill.link), (AF_INET6, other)):
+        uphill.gate.leads = leads
+        before = len(link.bursts)
+        uphill.a.send(plain(udp(payload=bytes(1000))))
+        assert len(link.bursts) == before + 1
 
 
 # Order and wholeness ---------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from socket import AF_INET, AF_INET6
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ RATE = 80_000
 BOUND_MS = 4
 
 WEIGHTS = np.dtype([
-    ("mode", "u4"), ("inverse", "u4", 8), ("ns_per_kib", "u4", 8), ("bound_us", "u4", 8),
+    ("mode", "u4"), ("inverse", "u4", 8), ("ns_per_kib", "u4", 8), ("delay_us", "u4", 8),
+    ("bound_us", "u4", 8),
 ])  # fmt: skip
 
 
@@ -157,3 +160,24 @@ def test_busy_times_count_at_once_and_weights_within_a_millisecond(kernel):
     assert now(NOW_NS) is Room.CLOSED
     kernel.weights[PEER][BULK]["bound_us"][0] = 0
     assert now(NOW_NS + REREAD_NS) is Room.FREE
+
+
+@pytest.mark.parametrize(
+    ("backlogs_ms", "delays_ms", "wanted"),
+    [
+        ((0, 0), (0, 10), AF_INET),
+        ((3, 0), (0, 2), AF_INET6),
+        ((3, 0), (0, 10), AF_INET),
+        ((5, 0), (0, 100), AF_INET6),
+        ((5, 5), (0, 0), 0),
+    ],
+)
+def test_of_two_families_the_one_whose_path_delivers_first_and_has_room(
+    kernel, backlogs_ms, delays_ms, wanted
+):
+    """Path 0 is IPv4, path 1 IPv6: only who sends can choose between them."""
+    kernel.path(1)["flags"], kernel.path(1)["mtu"] = 3, 1520
+    kernel.fill(*backlogs_ms)
+    kernel.weights[PEER][BULK]["delay_us"][:2] = [delay_ms * 1000 for delay_ms in delays_ms]
+    gate = Gate(kernel)
+    assert gate.family(PEER, BULK, datagram_bytes=DATAGRAM_BYTES, now_ns=NOW_NS) == wanted
