@@ -15,7 +15,7 @@ from sdwan.core.wire import widen
 # Specification constants -------------------------------------------------------------------------
 
 FRAME_OVERHEAD_BYTES = {False: 14 + 20 + 8, True: 14 + 40 + 8}
-"""Ethernet, IP and UDP headers of a datagram, by "is IPv6": a report counts UDP payload, links carry frames."""
+"""Ethernet, IP and UDP headers of a datagram, by "is IPv6": reports count UDP payload, links carry frames."""
 
 _DELAY_FIRST_US = 1 << 33
 """Delays are unwrapped around here, so that a small step back never goes below zero."""

@@ -86,6 +86,13 @@ class Healing:
         changes = self.policy.update(losses, specs, self._rows_per_s, now_ns=now_ns)
         return [action for change in changes for action in (_told(change), _event(change, specs))]
 
+    def on_outcome(
+        self, repairs: int, recovered: int, specs: Sequence[ClassSpec], *, now_ns: int
+    ) -> list[Action]:
+        """Take how many repairs came to the peer so far, and how many datagrams it made whole with them."""
+        changes = self.policy.on_outcome(repairs, recovered, now_ns=now_ns)
+        return [action for change in changes for action in (_told(change), _event(change, specs))]
+
     def _measure_rates(self, specs: Sequence[ClassSpec], elapsed_s: float) -> None:
         for number in range(CLASSES):
             is_copied = number < len(specs) and specs[number].recovery is Recovery.DUPLICATE

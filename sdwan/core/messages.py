@@ -55,6 +55,10 @@ class Report:
     """Goes up by one with each report; an older one is ignored."""
     next_counter: int
     paths: tuple[PathReport, ...]
+    repairs: int = 0
+    """Repairs received so far, and ..."""
+    recovered: int = 0
+    """... datagrams made whole with them (low 32 bits): who sends repairs sees whether they help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ _FIXED: dict[type[Any], struct.Struct] = {
     Close: struct.Struct("!BB"),
 }
 _BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIXED}
-_REPORT_HEAD = struct.Struct("!BBBIQ")
+_REPORT_HEAD = struct.Struct("!BBBIQII")
 _REPORT_PATH = struct.Struct("!BIIIIIIII")
 _NACK_HEAD = struct.Struct("!BBBB")
 _NACK_RANGE = struct.Struct("!IH")
@@ -159,8 +163,9 @@ def encode(message: Message) -> bytes:
     """Encode one message as the plaintext of a CONTROL datagram."""
     if isinstance(message, Report):
         head = _REPORT_HEAD.pack(
-            Report.KIND, message.path, len(message.paths), message.number & _U32, message.next_counter
-        )
+            Report.KIND, message.path, len(message.paths), message.number & _U32, message.next_counter,
+            message.repairs & _U32, message.recovered & _U32,
+        )  # fmt: skip
         return head + b"".join(
             _REPORT_PATH.pack(
                 p.path, p.last_sequence & _U32, min(p.age_us, _U32), p.opened & _U32,
@@ -214,7 +219,7 @@ def next_counter_of(plaintext: bytes | memoryview) -> int | None:
 def _decode_report(plaintext: bytes | memoryview) -> Report:
     if len(plaintext) < _REPORT_HEAD.size:
         raise WireError(f"Report: {len(plaintext)} bytes, needs {_REPORT_HEAD.size}")
-    _, path, count, number, next_counter = _REPORT_HEAD.unpack_from(plaintext)
+    _, path, count, number, next_counter, repairs, recovered = _REPORT_HEAD.unpack_from(plaintext)
     if count > PATHS_PER_PEER or len(plaintext) < _REPORT_HEAD.size + count * _REPORT_PATH.size:
         raise WireError(f"Report: {count} paths do not fit {len(plaintext)} bytes")
     rows = tuple(
@@ -223,7 +228,7 @@ def _decode_report(plaintext: bytes | memoryview) -> Report:
     )
     if any(row.path >= PATHS_PER_PEER for row in rows):
         raise WireError(f"Report: path number above {PATHS_PER_PEER - 1}")
-    return Report(path, number, next_counter, rows)
+    return Report(path, number, next_counter, rows, repairs, recovered)
 
 
 def _decode_nack(plaintext: bytes | memoryview) -> Nack:

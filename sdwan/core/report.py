@@ -93,7 +93,7 @@ class Reporter:
         self._inbound = inbound
         self._deserving = sum(row.opened for row in inbound) - self._reports_received
 
-    def make(self, *, next_counter: int, now_ns: int) -> Report:
+    def make(self, *, next_counter: int, now_ns: int, repairs: int = 0, recovered: int = 0) -> Report:
         """Return the report of this moment."""
         self._made_ns = now_ns
         if self.is_pending:
@@ -103,7 +103,7 @@ class Reporter:
         self._number = (self._number + 1) & _U32
         rows = tuple(_row(row, self._least_us.get(row.path, row.delay_us), now_ns) for row in self._inbound)
         self._least_us.clear()
-        return Report(path=0, number=self._number, next_counter=next_counter, paths=rows)
+        return Report(0, self._number, next_counter, rows, repairs & _U32, recovered & _U32)
 
 
 def _row(row: Inbound, least_us: int, now_ns: int) -> PathReport:

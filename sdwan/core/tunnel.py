@@ -14,6 +14,7 @@ news between them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sdwan.core import epochs
 from sdwan.core.actions import Action, Event, MovePath, SendControl, SetBusy
@@ -67,6 +68,17 @@ RECONNECT_NS = 90_000 * MILLISECOND_NS
 _U32 = 0xFFFFFFFF
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counters of the data plane for one peer, cumulative."""
+
+    next_counter: int = 0
+    """Its next DATA counter."""
+    repairs: int = 0
+    """Received."""
+    recovered: int = 0
+
+
 class Tunnel:
     """All control state about one peer."""
 
@@ -89,8 +101,8 @@ class Tunnel:
         """The traffic classes, by number."""
         self.sla = SlaWatch()
         self.recovery = Healing()
-        self.next_counter = 0
-        """The data plane's next DATA counter for this peer."""
+        self.traffic = Traffic()
+        """What the data plane has counted."""
         self._entropy = entropy
         self._report_number: int | None = None
         self._report_ns = 0
@@ -197,9 +209,9 @@ class Tunnel:
             actions += self._on_seen(path_number, whereabouts, now_ns)
         return actions + (self._on_message(message, whereabouts, now_ns) if message else [])
 
-    def on_inbound(self, inbound: Sequence[Inbound], *, next_counter: int, now_ns: int) -> list[Action]:
-        """Take the counters of what was opened, per path."""
-        self.next_counter = next_counter
+    def on_inbound(self, inbound: Sequence[Inbound], traffic: Traffic, *, now_ns: int) -> list[Action]:
+        """Take the counters of what was opened, per path, and of what passed through the data plane."""
+        self.traffic = traffic
         self.reporter.on_inbound(inbound)
         return self._reshape() if self.hole_wait.on_inbound(inbound, now_ns=now_ns) else []
 
@@ -242,7 +254,9 @@ class Tunnel:
             actions += self._hellos(now_ns)
         for path in self.paths.values():
             before = path.state
-            actions += path.on_timer(next_counter=self.next_counter, report_ns=self._report_ns, now_ns=now_ns)
+            actions += path.on_timer(
+                next_counter=self.traffic.next_counter, report_ns=self._report_ns, now_ns=now_ns
+            )
             actions += path.changed(before, now_ns=now_ns)
         actions += self.recovery.update(self.paths.values(), self.specs, now_ns=now_ns)
         return actions + self._judge_sla(now_ns) + self._reshape()
@@ -307,7 +321,7 @@ class Tunnel:
         in_use = {path.number for path in self.paths.values() if path.state is PathState.UP}
         if overdue == in_use:
             overdue = set()
-        actions: list[Action] = []
+        actions = self.recovery.on_outcome(report.repairs, report.recovered, self.specs, now_ns=now_ns)
         has_learned = False
         for path, row in rows:
             before = path.state
@@ -322,12 +336,15 @@ class Tunnel:
         return actions + (self._reshape() if has_learned or actions else [])
 
     def _report(self, now_ns: int) -> list[Action]:
-        report = self.reporter.make(next_counter=self.next_counter, now_ns=now_ns)
+        now = self.traffic
+        report = self.reporter.make(
+            next_counter=now.next_counter, now_ns=now_ns, repairs=now.repairs, recovered=now.recovered
+        )
         best = self._best_paths()
         self.reporter.interval_ns = self._report_interval_ns(best)
         return [
             SendControl(
-                encode(Report(path.number, report.number, report.next_counter, report.paths)),
+                encode(replace(report, path=path.number)),
                 path=path.number,
             )
             for path in best
@@ -360,7 +377,7 @@ class Tunnel:
         actions: list[Action] = []
         for action in wanted:
             if isinstance(action, epochs.SendKeepalive):
-                keepalive = encode(Keepalive(0, self.next_counter))
+                keepalive = encode(Keepalive(0, self.traffic.next_counter))
                 actions.append(SendControl(keepalive, local_index=action.local_index))
                 continue
             if isinstance(action, epochs.Install):

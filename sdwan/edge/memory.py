@@ -8,7 +8,6 @@ secret.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ class Memory:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(json.dumps(self._data, indent=1))
-            os.replace(draft, self._path)
+            draft.replace(self._path)
         except OSError as error:
             log.warning("memory_not_saved", file=str(self._path), error=error.strerror)
 

@@ -34,7 +34,7 @@ from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
 from sdwan.core.schedule import Decision, turns
 from sdwan.core.sent import Rows
-from sdwan.core.tunnel import Tunnel
+from sdwan.core.tunnel import Traffic, Tunnel
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel, kernel
 from sdwan.edge.doors import Doors, family_of
@@ -45,7 +45,7 @@ from sdwan.errors import HandshakeError, KernelError
 from sdwan.io.clock import entropy
 from sdwan.io.logs import get_log
 from sdwan.io.maps import Maps, Weights
-from sdwan.model import CLASSES, PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER
+from sdwan.model import PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER
 
 log = get_log(__name__)
 
@@ -199,9 +199,9 @@ class Peering:
         self.tunnel.on_sent(sends)
         self.due_ns = self.tunnel.next_timer_ns(now_ns)
 
-    def on_inbound(self, rows: Sequence[Inbound], *, next_counter: int, now_ns: int) -> None:
+    def on_inbound(self, rows: Sequence[Inbound], traffic: Traffic, *, now_ns: int) -> None:
         """Take the counters of what was opened."""
-        self._do(self.tunnel.on_inbound(rows, next_counter=next_counter, now_ns=now_ns), now_ns)
+        self._do(self.tunnel.on_inbound(rows, traffic, now_ns=now_ns), now_ns)
 
     def collect_probes(self) -> None:
         """Take the round trip times the kernel noted since the last call."""

@@ -15,6 +15,7 @@ from sdwan.core.drain import cut_off
 from sdwan.core.handshake import Established, Handshaker, Reply
 from sdwan.core.report import Inbound
 from sdwan.core.sent import split
+from sdwan.core.tunnel import Traffic
 from sdwan.edge import channel, kernel
 from sdwan.edge.links import Links
 from sdwan.edge.load import Load
@@ -269,8 +270,15 @@ class Site:
             peering = self.peerings.get(peer)
             if peering is not None:
                 self.busy_until_ns = moment_ns + BUSY_NS
-                next_counter = int(self.plane.board.peers[peer]["next_counter"])
-                peering.on_inbound(self._inbound(peer), next_counter=next_counter, now_ns=moment_ns)
+                peering.on_inbound(self._inbound(peer), self._traffic(peer), now_ns=moment_ns)
+
+    def _traffic(self, peer: int) -> Traffic:
+        counted = self.plane.board.peers[peer]
+        return Traffic(
+            next_counter=int(counted["next_counter"]),
+            repairs=int(counted["repairs_received"]),
+            recovered=int(counted["recovered"]),
+        )
 
     def _inbound(self, peer: int) -> list[Inbound]:
         """Join what the data plane opened and what the kernel saw, for each path of a peer.

@@ -32,7 +32,7 @@ from sdwan.core.path import OUTER_HEADERS_BYTES, Pace, Place
 from sdwan.core.report import Inbound
 from sdwan.core.roaming import Whereabouts
 from sdwan.core.sent import SENT
-from sdwan.core.tunnel import Tunnel
+from sdwan.core.tunnel import Traffic, Tunnel
 from sdwan.core.wire import HEADER_BYTES, TAG_BYTES, Type
 from sdwan.model import PathState
 
@@ -242,7 +242,7 @@ class World:
         replies, side.replies = side.replies, []
         for reply in replies:
             tunnel.on_probe_reply(*reply)
-        self.do(side, tunnel.on_inbound(rows, next_counter=0, now_ns=now_ns))
+        self.do(side, tunnel.on_inbound(rows, Traffic(), now_ns=now_ns))
         if tunnel.next_timer_ns(now_ns) <= now_ns + MS:
             self.do(side, tunnel.on_timer(now_ns=now_ns))
 

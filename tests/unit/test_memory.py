@@ -23,8 +23,11 @@ def test_what_was_noted_is_there_after_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"capacity_bps": 7, "quota": []}', '{"capacity_bps": {"hub/0": "fast"}}',
-     '{"capacity_bps": {"hub/0": -1}, "quota": {"lte": 3}}', '{"capacity_bps": {"hub/0": 1e99}}', "[" * 100_000],
+    [
+        "", "{", "[]", '{"capacity_bps": 7, "quota": []}', '{"capacity_bps": {"hub/0": "fast"}}',
+        '{"capacity_bps": {"hub/0": -1}, "quota": {"lte": 3}}', '{"capacity_bps": {"hub/0": 1e99}}',
+        "[" * 100_000,
+    ],
     ids=lambda text: text[:20] or "nothing",
 )  # fmt: skip
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str) -> None:

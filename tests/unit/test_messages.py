@@ -37,7 +37,9 @@ any_message = st.one_of(
     st.builds(MtuProbe, path, u16, u32),
     st.builds(MtuAck, path, u16, u32),
     st.builds(Close, path),
-    st.builds(Nack, path, st.booleans(), st.lists(st.tuples(u32, st.integers(1, 0xFFFF)), max_size=20).map(tuple)),
+    st.builds(
+        Nack, path, st.booleans(), st.lists(st.tuples(u32, st.integers(1, 0xFFFF)), max_size=20).map(tuple)
+    ),
 )
 
 
@@ -73,10 +75,10 @@ def test_the_kinds_are_all_different():
         (b"\x00", "needs at least 2"),
         (bytes([99, 0]), "unknown kind 99"),
         (bytes([7, PATHS_PER_PEER]), "path 8, highest is 7"),
-        (bytes([1, 0, 9]) + bytes(12) + bytes(33 * 9), "9 paths do not fit"),
+        (bytes([1, 0, 9]) + bytes(20) + bytes(33 * 9), "9 paths do not fit"),
         (bytes([8, 0, 1, 2]) + bytes(7), "2 ranges do not fit"),
         (bytes([8, 0, 0, 1]) + bytes(6), "an empty range"),
-        (bytes([1, 0, 1]) + bytes(12) + bytes([200]) + bytes(32), "path number above 7"),
+        (bytes([1, 0, 1]) + bytes(20) + bytes([200]) + bytes(32), "path number above 7"),
     ],
     ids=[
         "one byte",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dataclasses import replace
-
 from sdwan.core.holewait import MARGIN_US, WAIT_MAX_US, HoleWait
 from sdwan.core.messages import Report, decode, encode
 from sdwan.core.report import KERNEL_WORD_NS, LINGER_NS, Inbound, Reporter
