@@ -127,5 +127,5 @@ def _event(change: Change, specs: Sequence[ClassSpec]) -> Event:
     now = change.protection
     number = change.traffic_class
     name = specs[number].name if number < len(specs) else str(number)
-    fields: dict[str, object] = {"traffic_class": name, "sources": now.sources, "repairs": now.repairs}
-    return Event("protection", fields | {"reason": change.reason})
+    fields: dict[str, object] = {"class": name, "sources": now.sources, "repairs": now.repairs}
+    return Event("fec", fields | {"reason": change.reason})

@@ -14,7 +14,6 @@ import numpy as np
 
 from sdwan.core.drain import is_quiet
 from sdwan.core.path import Path
-from sdwan.core.recovery import OFF, Protection, RecoveryPolicy
 from sdwan.edge.peering import Peering
 from sdwan.metrics import ClassSnapshot, PathSnapshot, PeerSnapshot
 from sdwan.model import CLASSES, PATHS_PER_PEER, PathState
@@ -137,7 +136,7 @@ def describe_classes(peering: Peering, newest: Reading, before: Reading) -> Iter
     """Describe the traffic classes of a peer: those of the policy."""
     for number, spec in enumerate(peering.tunnel.specs):
         row = peering.number * CLASSES + number
-        counted, protection = newest.classes[row], _protection(peering, number)
+        counted, protection = newest.classes[row], peering.tunnel.recovery.of(number)
         yield ClassSnapshot(
             peer=peering.config.name,
             number=number,
@@ -159,11 +158,6 @@ def describe_classes(peering: Peering, newest: Reading, before: Reading) -> Iter
             marked=int(counted["marked"]),
             flows=int(counted["flows"]),
         )
-
-
-def _protection(peering: Peering, traffic_class: int) -> Protection:
-    policy: RecoveryPolicy | None = getattr(peering.tunnel, "recovery", None)
-    return policy.of(traffic_class) if policy is not None else OFF
 
 
 _SAME_NAMES = (

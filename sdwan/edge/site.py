@@ -93,13 +93,16 @@ class Site:
 
         Raises:
             KeyFileError: a preshared key cannot be read; nothing was changed.
+            ConfigError: the rules are more than the data plane can be told; nothing was changed.
         """
         keys = {peer.name: read_key(peer.preshared_key) for peer in config.peers if peer.preshared_key}
+        classifier = classifier_of(config)
+        policy = channel.SetClasses(classifier.to_json())
         self.config = self._shared.config = config
         self.links.configure(config.links)
         self.quotas.configure(config.links)
-        self.classifier = classifier_of(config)
-        self.plane.send(channel.SetClasses(self.classifier.to_json()))
+        self.classifier = classifier
+        self.plane.send(policy)
         moment_ns = now_ns()
         wanted = {peer.public_key: peer for peer in config.peers}
         for number, peering in tuple(self.peerings.items()):

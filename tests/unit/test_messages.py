@@ -30,7 +30,7 @@ u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
 report_rows = st.builds(PathReport, path, u32, u32, u32, u32, u32, u32, u32, u32)
 any_message = st.one_of(
     st.builds(Keepalive, path, u64),
-    st.builds(Report, path, u32, u64, st.lists(report_rows, max_size=PATHS_PER_PEER).map(tuple)),
+    st.builds(Report, path, u32, u64, st.lists(report_rows, max_size=PATHS_PER_PEER).map(tuple), u32, u32),
     st.builds(Hello, path, u64, u32, st.booleans(), st.booleans(), st.booleans()),
     st.builds(Challenge, path, u64),
     st.builds(ChallengeResponse, path, u64),
