@@ -61,7 +61,7 @@ def test_loss_leads_to_protection_and_says_why() -> None:
     assert protections and protections[-1].repairs
     assert bond.healing.of(VIDEO).repairs == protections[-1].repairs
     reasons = [
-        a.fields["reason"] for a in told if isinstance(a, Event) and a.fields["traffic_class"] == "video"
+        a.fields["reason"] for a in told if isinstance(a, Event) and a.fields["class"] == "video"
     ]
     assert reasons and all("loss on path 0:" in str(reason) for reason in reasons)
 
