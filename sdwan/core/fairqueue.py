@@ -106,6 +106,8 @@ class FairQueue:
         self.dropped = 0
         """Segments dropped by CoDel, or because they had waited beyond all use."""
         self.marked = 0
+        self.is_used = False
+        """Anything ever waited here."""
         self._flows: dict[int, _FlowQueue] = {}
         self._new: deque[_FlowQueue] = deque()
         self._old: deque[_FlowQueue] = deque()
@@ -124,6 +126,7 @@ class FairQueue:
         flow = self._flows.get(number)
         if flow is None:
             flow = self._flows[number] = _FlowQueue()
+        self.is_used = True
         entry.queued_ns = now_ns
         flow.entries.append(entry)
         flow.size_bytes += entry.left_bytes

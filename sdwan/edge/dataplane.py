@@ -33,6 +33,7 @@ from sdwan.edge.gate import Gate
 from sdwan.edge.inward import Inward
 from sdwan.edge.outward import Outward
 from sdwan.edge.peer import Peer
+from sdwan.edge.posting import Posting
 from sdwan.edge.protect import Protector
 from sdwan.edge.recover import Recoverer
 from sdwan.edge.resending import Resender
@@ -40,7 +41,7 @@ from sdwan.errors import ConfigError, KernelError, WireError
 from sdwan.io.kernelview import KernelView
 from sdwan.io.tun import Offload
 from sdwan.io.udp import arrival, departure
-from sdwan.model import CLASSES, PATH_PIN, PATHS_PER_PEER, DropReason
+from sdwan.model import PATH_PIN, PATHS_PER_PEER, DropReason
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -64,6 +65,7 @@ class DataPlane:
         self._classes: tuple[ClassSpec, ...] = READY
         self._held_bytes, self._kept_bytes = HeldBytes(), KeptBytes()
         self._drops = [0] * board.total["drops"].shape[1]
+        self._posting = Posting(board, self._drops)
         self._running = True
         self._poll = select.epoll()  # now: after the sandbox closes there is no making one
         self._by_descriptor = {sock.fileno(): sock for sock in listeners}
@@ -152,56 +154,12 @@ class DataPlane:
         self._drops[reason] += count
 
     def _to_board(self, now_ns: int) -> None:
-        total = self._board.total[0]
-        total["heartbeat_ns"] = now_ns
-        total["tun_reads"] = self._outward.reads
-        total["tun_writes"] = self._delivery.writes
-        total["drops"][:] = self._drops
-        self._outward.report(self._board.classes)
         for peer in self._peers.values():
             self._recoverer.settle(peer, now_ns)
-            if peer.dirty or peer.order.held_now:
-                peer.dirty = False
-                self._peer_to_board(peer)
-
-    def _peer_to_board(self, peer: Peer) -> None:
-        order = peer.order
-        self._drops[DropReason.REORDER_OVERFLOW] += order.overflows
-        order.overflows = 0
-        row = self._board.peers[peer.number]
-        row["tx_packets"], row["tx_bytes"], row["tx_datagrams"] = (
-            peer.tx_packets,
-            peer.tx_bytes,
-            peer.tx_datagrams,
-        )
-        row["rx_packets"], row["rx_bytes"], row["next_counter"] = (
-            peer.rx_packets,
-            peer.rx_bytes,
-            peer.next_counter,
-        )
-        row["held"], row["held_now"] = order.held, order.held_now
-        row["holes_closed"], row["holes_expired"] = order.holes.proven, order.holes.expired
-        row["nacks_sent"], row["nacks_received"] = peer.nacks_sent, peer.nacks_received
-        row["late_repaired"] = peer.window.revived
-        row["resent"], row["resent_bytes"] = peer.resent, peer.resent_bytes
-        row["resend_missed"] = peer.kept.missed
-        row["repairs_sent"], row["repair_bytes"] = peer.repairs_sent, peer.repair_bytes
-        row["repairs_received"] = peer.repairs_received
-        row["recovered"], row["unrecovered"] = peer.recovered, peer.unrecovered
-        row["kept_bytes"], row["kept_evicted"] = peer.kept.size_bytes, peer.kept.evicted
-        for path, seen in enumerate(peer.arrivals):
-            if seen.last_ns:
-                row = self._board.paths[peer.number * PATHS_PER_PEER + path]
-                row["opened"] = seen.opened
-                row["opened_bytes"] = seen.opened_bytes
-                row["last_sequence"] = seen.last_sequence
-                row["last_send_us"] = seen.last_send_us
-                row["last_ns"] = seen.last_ns
-        first = peer.number * CLASSES
-        for traffic_class, (packets, size_bytes) in enumerate(peer.rx_by_class):
-            if packets:
-                row = self._board.classes[first + traffic_class]
-                row["rx_packets"], row["rx_bytes"] = packets, size_bytes
+            peer.kept.forget_old(now_ns)
+        self._posting.post(self._peers.values(), now_ns=now_ns)
+        self._posting.post_reads(self._outward.reads, self._delivery.writes)
+        self._outward.report(self._board.classes, now_ns=now_ns)
 
     # to control -------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class Departure:
         """By peer number, as long as the peer exists."""
         self._backlogged: set[int] = set()
         """Peers with something waiting."""
+        self._untold: set[int] = set()
+        """Peers that had something waiting since ``news``."""
         self._credit: dict[tuple[int, int], int] = {}
         """Bytes that may go, by peer and class, before the gate must be asked again."""
         self._tails: dict[int, tuple[int, int]] = {}
@@ -145,6 +147,7 @@ class Departure:
             queue = Queue(self._specs, self._budget, drop=self._drop)
             known = self._queues[peer.number] = (peer, queue)
         self._backlogged.add(peer.number)
+        self._untold.add(peer.number)
         known[1].enqueue(flow.bearer.traffic_class, flow.queue_hash, entry, now_ns=self._clock())
 
     # out of the queue -----------------------------------------------------------------------------
@@ -272,6 +275,13 @@ class Departure:
 
     # what is told ---------------------------------------------------------------------------------
 
-    def lanes(self) -> list[tuple[int, Lane]]:
-        """Return peer number and lane of every class that ever waited."""
-        return [(number, lane) for number, (_, queue) in self._queues.items() for lane in queue.lanes]
+    def news(self) -> list[tuple[int, Lane]]:
+        """Return peer number and lane of every class whose queue may have changed since the last call."""
+        numbers, self._untold = self._untold, set(self._backlogged)
+        return [
+            (number, lane)
+            for number in numbers
+            if number in self._queues
+            for lane in self._queues[number][1].lanes
+            if lane.fair.is_used
+        ]

@@ -34,6 +34,8 @@ BYTES_PER_PUMP = 1 << 20
 """Whichever comes first gives the other descriptors their turn: 64 small packets or 16 super-packets
 are each about half a millisecond of work."""
 WANT_INTERVAL_NS = 500_000_000
+REPORT_INTERVAL_NS = 20_000_000
+"""Rows of classes are for people: a hub with a hundred busy peers has hundreds of them."""
 
 
 class Outward:
@@ -54,6 +56,7 @@ class Outward:
         self._drop = drop
         self._want_session = want_session
         self._clock = clock
+        self._report_due_ns = 0
         self._buffer = np.zeros(READ_BYTES, dtype=np.uint8)
         self._view = self._buffer.data
 
@@ -191,14 +194,17 @@ class Outward:
 
     # what is told -----------------------------------------------------------------------------
 
-    def report(self, classes: np.ndarray[Any, Any]) -> None:
+    def report(self, classes: np.ndarray[Any, Any], *, now_ns: int) -> None:
         """Write what each class sent and what waits into the board's rows ``peer * 8 + class``."""
+        if now_ns < self._report_due_ns:
+            return
+        self._report_due_ns = now_ns + REPORT_INTERVAL_NS
         for (peer, number), tally in self._flows.tallies.items():
             if tally.is_dirty:
                 tally.is_dirty = False
                 row = classes[peer * CLASSES + number]
                 row["tx_packets"], row["tx_bytes"] = tally.tx_packets, tally.tx_bytes
-        for peer, lane in self._departure.lanes():
+        for peer, lane in self._departure.news():
             row, fair = classes[peer * CLASSES + lane.number], lane.fair
             row["queued_packets"], row["queued_bytes"] = fair.segments, fair.size_bytes
             row["queue_delay_us"], row["flows"] = fair.delay_ns // 1000, fair.flows

@@ -282,7 +282,7 @@ SPECS = (
 
 @pytest.fixture
 def classed(uphill: Uphill) -> Uphill:
-    rules = (Rule(traffic_class=1, dscp=frozenset({EF})), Rule(traffic_class=2, dscp=frozenset({8})))
+    rules = (Rule(traffic_class=1, dscp=(EF,)), Rule(traffic_class=2, dscp=(8,)))
     uphill.a.outward.obey(Classifier(SPECS, rules))
     return uphill
 
@@ -327,13 +327,13 @@ def test_a_class_with_a_rate_limit_keeps_to_it_on_an_idle_link(classed):
 def test_the_board_tells_what_waits_and_what_went(uphill):
     board = Board.create(4)
     uphill.put(*[tso(pattern(50_000, i), 1300, ports=flow(i)).frame for i in range(5)])
-    uphill.a.outward.report(board.classes)
+    uphill.a.outward.report(board.classes, now_ns=uphill.clock.now_ns)
     row = board.classes[8]
     assert row["tx_packets"] + row["queued_packets"] == 5 * 39
     assert (row["flows"], row["dropped"], row["overflowed"]) == (5, 0, 0)
     assert row["queued_bytes"] > 200_000
     uphill.empty()
-    uphill.a.outward.report(board.classes)
+    uphill.a.outward.report(board.classes, now_ns=uphill.clock.now_ns)
     assert (board.classes[8]["tx_packets"], board.classes[8]["queued_packets"]) == (195, 0)
     assert board.classes[8]["queue_delay_us"] > 20_000
 
