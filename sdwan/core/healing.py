@@ -30,7 +30,8 @@ INTERVAL_NS = SECOND_NS // 2
 """Protection follows the loss of the last seconds, not of the last report."""
 QUEUE_NS = 12_000_000
 """A queue that makes loss suspect: that of sdwan.core.capacity's law."""
-RATE_GAIN = 0.5
+RATE_RISE, RATE_FALL = 0.5, 0.1
+"""Blocks are made for a class at work: between its bursts its rate means little, so it falls slowly."""
 
 _DATA_LAST = max(DATA_TYPES)
 
@@ -100,7 +101,8 @@ class Healing:
             rate = float(on_paths.max() if is_copied else on_paths.sum()) / elapsed_s
             if rate:  # a pause tells nothing of how fast the class flows when it does
                 known = self._rows_per_s[number] or rate
-                self._rows_per_s[number] = known + RATE_GAIN * (rate - known)
+                gain = RATE_RISE if rate > known else RATE_FALL
+                self._rows_per_s[number] = known + gain * (rate - known)
 
     def _view(self, path: Path, share: float) -> PathLoss:
         meter = self._meters.get(path.number) or LossMeter()

@@ -68,7 +68,7 @@ LOSS_STEP, LOSS_LEAST, RTT_STEP_NS = 1.15, 1e-6, 5 * MILLISECOND_NS
 """Measurements are rounded before anything is computed from them: a hub with a hundred peers meets the same
 few questions again and again, and a new one costs milliseconds."""
 RATE_DEFAULT = 500.0
-"""Rows a second, until a class has been seen flowing."""
+"""Rows a second of a class that has not been seen flowing and must not lose its first packets either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,9 @@ class RecoveryPolicy:
         changes = []
         for number in range(CLASSES):
             spec = specs[number] if number < len(specs) else None
-            rate = (rows_per_s[number] if number < len(rows_per_s) else 0.0) or RATE_DEFAULT
-            wanted = choose(spec, usable, rate) if spec and usable else OFF
+            rate = rows_per_s[number] if number < len(rows_per_s) else 0.0
+            is_ready = rate or (spec and spec.recovery is not Recovery.RESEND)
+            wanted = choose(spec, usable, rate or RATE_DEFAULT) if spec and usable and is_ready else OFF
             change = self._follow(number, wanted, usable, now_ns)
             if change is not None:
                 changes.append(change)
