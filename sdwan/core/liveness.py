@@ -35,6 +35,10 @@ JITTERS = 4
 """Mean deviations of the delay that are no reason for suspicion."""
 SILENCE_NS = 60 * MILLISECOND_NS
 """Two reports at the default interval of 25 ms, and 10 ms for the processes that make and read them."""
+STREAM_NS = 100 * MILLISECOND_NS
+STREAM_SILENCE_NS = 200 * MILLISECOND_NS
+"""While reports flow they say what is overdue, and go on for 100 ms after the last arrival; that none comes at
+all is a busy peer first (stalls of 100 ms and more were seen on two starved cores)."""
 PROBES_LOST = 3
 """Unanswered probes in a row; at 10 % loss each way a false alarm in 150 probes, and a cheap one."""
 NAMED_NS = 300 * MILLISECOND_NS
@@ -148,7 +152,9 @@ class Liveness:
         if self.state is not PathState.UP or oldest_ns is None:
             return None
         since_ns = max(oldest_ns, report_ns) if log.named else oldest_ns
-        return since_ns + rtt_ns + SLACK_NS + JITTERS * jitter_ns + SILENCE_NS
+        in_stream = log.named is not None and report_ns > oldest_ns - STREAM_NS
+        patience_ns = STREAM_SILENCE_NS if in_stream else SILENCE_NS
+        return since_ns + rtt_ns + SLACK_NS + JITTERS * jitter_ns + patience_ns
 
     def on_silence(self, *, mark: int, now_ns: int) -> None:
         """Note that no report came in time."""

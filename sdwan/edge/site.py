@@ -82,6 +82,7 @@ class Site:
         self._tun_mtu_is_stale = False
         self._probes_ns = 0
         self._opened = np.zeros(len(plane.board.paths), dtype=np.uint64)
+        self._seen_ns = np.zeros(len(plane.board.paths), dtype=np.uint64)
         self._shared = Resources(
             config, maps, plane, self.handshaker, self.links, self.memory, self._on_shape_changed
         )
@@ -264,11 +265,12 @@ class Site:
                 peering.on_sent(sends, now_ns=moment_ns)
 
     def _read_board(self, moment_ns: int) -> None:
-        opened = self.plane.board.paths["opened"]
-        changed = np.flatnonzero(opened != self._opened)
+        """Pass on what arrived: opened, or seen by the kernel while the data plane was busy elsewhere."""
+        opened, seen_ns = self.plane.board.paths["opened"], self.maps.rx_state["last_ns"][: len(self._opened)]
+        changed = np.flatnonzero((opened != self._opened) | (seen_ns != self._seen_ns))
         if not len(changed):
             return
-        self._opened[changed] = opened[changed]
+        self._opened[changed], self._seen_ns[changed] = opened[changed], seen_ns[changed]
         for peer in {int(row) // PATHS_PER_PEER for row in changed}:
             peering = self.peerings.get(peer)
             if peering is not None:

@@ -15,6 +15,7 @@ from sdwan.core.liveness import (
     PROBES_LOST,
     SILENCE_NS,
     SLACK_NS,
+    STREAM_SILENCE_NS,
     Liveness,
 )
 from sdwan.core.sent import SENT, SentLog
@@ -171,7 +172,10 @@ def test_silence_begins_with_what_is_due_and_ends_with_a_report() -> None:
     wait = 20 * MS + SLACK_NS + SILENCE_NS
     assert path.silent_at_ns(log, jitter_ns=0, rtt_ns=20 * MS, report_ns=0) == START + 20 * MS + wait
     report_ns = START + 50 * MS
-    assert path.silent_at_ns(log, jitter_ns=0, rtt_ns=20 * MS, report_ns=report_ns) == report_ns + wait
+    assert (
+        path.silent_at_ns(log, jitter_ns=0, rtt_ns=20 * MS, report_ns=report_ns)
+        == report_ns + wait + STREAM_SILENCE_NS - SILENCE_NS
+    )
     log.on_reported(1)
     assert path.silent_at_ns(log, jitter_ns=0, rtt_ns=20 * MS, report_ns=0) is None
 
