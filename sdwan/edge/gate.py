@@ -72,7 +72,7 @@ class _Known:
 
 
 class Gate:
-    """Asked before every burst: about a microsecond.
+    """Asked before every burst: 0.4 us, and 5 us more once a millisecond to read the weights.
 
     ``datagram_bytes`` is the peer's ordinary UDP payload: a path too narrow for it holds no gate open.
     """

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from sdwan.core import messages
+from sdwan.core.classes import INTERACTIVE
+from sdwan.core.classify import Classifier
 from sdwan.core.session import Session
 from sdwan.core.wire import Header, Type
 from sdwan.edge import channel
 from sdwan.model import DropReason
 from tests.unit import packets
 from tests.unit.packets import A4, B4, pattern, plain, tso, udp
-from tests.unit.plane_world import Child, carry, loopback
+from tests.unit.plane_world import Child, carry, loopback, until
 from tests.unit.walk import KEYS, PREFIXES, Road, header, packets_of
 
 OLD, NEW, RECORDED = 11, 12, 13
@@ -159,6 +161,29 @@ def test_traffic_without_a_session_asks_for_one(child):
     child.tun.put(plain(udp(B4, A4)))
     assert child.hear(channel.WantSession) == channel.WantSession(1)
     assert child.drops(DropReason.NO_SESSION) == 1
+
+
+# Classes -----------------------------------------------------------------------------------------
+
+
+def test_classes_and_rules_apply_to_the_next_packet(child):
+    """UDP to port 53 is interactive by the ready rules; before they are told, everything is class 0."""
+    install(child, 9, OLD, active=True)
+    for policy, wanted in (("", 0), (Classifier().to_json(), INTERACTIVE)):
+        if policy:
+            child.tell(channel.SetClasses(policy))
+            child.obeyed()
+        child.tun.put(plain(udp(B4, A4)))
+        assert Header.unpack(child.sent()[0]).class_flags == wanted
+    until(lambda: child.board.classes[1 * 8 + INTERACTIVE]["tx_packets"] == 1, "the class on the board")
+    assert child.board.classes[1 * 8]["tx_packets"] == 1
+
+
+def test_a_policy_that_cannot_be_ends_it_with_one_sentence(child):
+    child.tell(channel.SetClasses("{}"))
+    code, words = child.end()
+    assert code == 1
+    assert len(words.splitlines()) == 1
 
 
 # Sessions ----------------------------------------------------------------------------------------
