@@ -62,6 +62,11 @@ class CoDel:
         self._drop_next_ns += step_ns(self._count)
         return True
 
+    @property
+    def has_history(self) -> bool:
+        """Tell whether it ever had to drop: then it is worth remembering."""
+        return self._count > 0
+
     def ran_empty(self) -> None:
         """Note that the queue has nothing left: that is what good queues do."""
         self._above_since_ns = 0

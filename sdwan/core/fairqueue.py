@@ -76,9 +76,10 @@ class Grant(NamedTuple):
 class _FlowQueue:
     """One flow's entries, in the order they came."""
 
-    __slots__ = ("codel", "deficit_bytes", "entries", "is_listed", "size_bytes")
+    __slots__ = ("codel", "deficit_bytes", "entries", "is_listed", "number", "size_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.entries: deque[Entry] = deque()
         self.size_bytes = 0
         self.deficit_bytes = 0
@@ -125,7 +126,7 @@ class FairQueue:
         number = flow_hash % FLOW_QUEUES
         flow = self._flows.get(number)
         if flow is None:
-            flow = self._flows[number] = _FlowQueue()
+            flow = self._flows[number] = _FlowQueue(number)
         self.is_used = True
         entry.queued_ns = now_ns
         flow.entries.append(entry)
@@ -185,8 +186,10 @@ class FairQueue:
         flow.codel.ran_empty()
         if lane is self._new and self._old:
             self._old.append(flow)
-        else:
-            flow.is_listed = False
+            return
+        flow.is_listed = False
+        if not flow.codel.has_history:  # a hub would keep a hundred thousand
+            del self._flows[flow.number]
 
     def _obey_codel(self, flow: _FlowQueue, target_ns: int, patience_ns: int, now_ns: int) -> bool:
         """Drop what must be dropped at the head of a flow; tell whether its next segment is to be marked."""

@@ -312,6 +312,15 @@ def test_a_hundred_thousand_flows_stay_within_their_bounds():
     assert lost + bench.queue.segments == 100_000
 
 
+def test_flows_that_are_gone_take_no_memory():
+    bench = Bench(rate_bps=10**9)
+    for flow in range(900):
+        bench.put(flow, 200, flow=flow)
+    bench.serve(100 * MS)
+    assert len(bench.sent) == 900
+    assert len(bench.queue.lanes[BULK].fair._flows) <= 1
+
+
 def test_the_fattest_flow_pays():
     bench = Bench()
     bench.put("thin", flow=1)
