@@ -18,6 +18,7 @@ met by something that carries no new DATA counter is carried over to the next th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdwan.core.replay import Range, ReplayWindow
@@ -83,6 +84,12 @@ class Holes:
         self.repair_wait_ns = REPAIR_WAIT_NS_DEFAULT
         self.patience_ns = 0
         """How long what is named now is left to forward error correction before it is asked for."""
+        self.lost_on: Callable[[int], int] | None = None
+        """Tells how many link sequences of a path the receiving kernel misses so far; None = nobody knows.
+
+        The kernel sees what ends in it: a probe takes a link sequence and never gets here.
+        """
+        self._accounted = [0] * PATHS_PER_PEER
         self.proven = 0
         """Holes named because the loss was proven."""
         self.expired = 0
@@ -154,15 +161,26 @@ class Holes:
         order = self._paths[path]
         if order is None:
             self._paths[path] = _PathOrder(last_sequence, counter)
+            self._accounted[path] = self.lost_on(path) if self.lost_on else 0
             return None
         jump = (first_sequence - order.sequence - 1) & _U32
         if jump < _JUMP_MAX:
             order.sequence, order.strange = last_sequence, 0
-            return jump
+            return self._believed(path, jump) if jump else 0
         order.strange += 1
         if order.strange >= _RESYNC_RUN:
             self._paths[path] = _PathOrder(last_sequence, counter)
         return None
+
+    def _believed(self, path: int, jump: int) -> int:
+        """Return how much of a jump the kernel misses too."""
+        if self.lost_on is None:
+            return jump
+        lost = self.lost_on(path)
+        accounted = min(self._accounted[path], lost)  # what came late is missed no more
+        believed = min(jump, lost - accounted)
+        self._accounted[path] = accounted + believed
+        return believed
 
     # what follows from it -----------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class DataPlane:
         )  # fmt: skip
         self._delivery = Delivery(tun, offload, drop=self._drop)
         self._resender = Resender(segmentation=segmentation, drop=self._drop)
-        self._resender.view = view
+        self._view = self._resender.view = view
         self._protector = Protector(segmentation=segmentation, drop=self._drop, view=view)
         self._recoverer = Recoverer(self._drop)
         self._inward = Inward(
@@ -214,8 +214,9 @@ class DataPlane:
         peer = self._peers.get(message.peer)
         if peer is None:
             peer = self._peers[message.peer] = Peer(
-                message.peer, self._held_bytes, self._kept_bytes, classes=self._classes
-            )
+                message.peer, self._held_bytes, self._kept_bytes, classes=self._classes,
+                lost_on=self._view.lost_of(message.peer) if self._view else None,
+            )  # fmt: skip
         peer.datagram_bytes = message.datagram_bytes
         peer.burst_segments = message.burst_segments
         if peer.families != message.families:

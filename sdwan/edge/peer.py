@@ -54,6 +54,8 @@ class Peer:
     number: int
     held_bytes: HeldBytes
     kept_bytes: KeptBytes = field(default_factory=KeptBytes)
+    lost_on: Callable[[int], int] | None = None
+    """Tells what the receiving kernel misses of a path (see sdwan.core.holes)."""
     # wanted
     datagram_bytes: int = 1200
     burst_segments: int = 1
@@ -119,7 +121,9 @@ class Peer:
         self.set_classes(self.classes)
 
     def _new_order(self) -> Reorder:
-        return Reorder(self.window, self.held_bytes, self.hole_wait_ns, self.repair_wait_ns, self.classes)
+        order = Reorder(self.window, self.held_bytes, self.hole_wait_ns, self.repair_wait_ns, self.classes)
+        order.holes.lost_on = self.lost_on
+        return order
 
     def set_waits(self, hole_wait_ns: int, repair_wait_ns: int) -> None:
         """Set how long a hole may be unproven, and how long a repair takes once asked for."""

@@ -20,7 +20,7 @@ import ctypes
 import json
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ import numpy as np
 from sdwan.errors import KernelError
 from sdwan.io.layout import describe_dtype, dtype_of
 from sdwan.io.ring import TxRing
-from sdwan.model import CLASSES
+from sdwan.model import CLASSES, PATHS_PER_PEER
 
 if TYPE_CHECKING:
     from sdwan.io.maps import Maps
@@ -40,7 +40,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
-_SHOWN = ("cfg", "busy", "weights", "paths", "tx_ring", "tx_ring_head")
+_SHOWN = ("cfg", "busy", "weights", "paths", "rx_state", "tx_ring", "tx_ring_head")
 """The maps that are handed over: what the scheduler of bursts asks for, and nothing that is secret."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +50,7 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """Read-only views: rows of struct sdwan_config, busy_state, weights and path, and the ring."""
+    """Read-only views: rows of struct sdwan_config, busy_state, weights, path and rx_state, and the ring."""
 
     cfg: Array
     """One row."""
@@ -60,6 +60,8 @@ class KernelView:
     """Both banks; see ``weights_of``."""
     paths: Array
     """Row ``peer * 8 + path``; addresses and ports in network order."""
+    received: Array
+    """Row ``peer * 8 + path`` of struct rx_state: what the link did to what came over it."""
     ring: TxRing = field(repr=False)
     """A reader of its own: it takes nothing from control's."""
 
@@ -85,7 +87,9 @@ class KernelView:
                 for entry, descriptor in zip(json.loads(text), descriptors, strict=True)
             }
             ring = TxRing(shown["tx_ring"], shown["tx_ring_head"])
-            return cls(shown["cfg"], shown["busy"], shown["weights"], shown["paths"], ring)
+            return cls(
+                shown["cfg"], shown["busy"], shown["weights"], shown["paths"], shown["rx_state"], ring
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise KernelError(f"the kernel's maps cannot be seen by the data plane: {error}") from error
         finally:
@@ -98,6 +102,11 @@ class KernelView:
         config = self.cfg[0]
         peers = (int(config["bank"]) & 1) * int(config["peers_max"]) + peer
         return self.weights[peers * CLASSES + traffic_class]
+
+    def lost_of(self, peer: int) -> Callable[[int], int]:
+        """Return a function that tells, by path of a peer, how many link sequences are missing so far."""
+        lost, first = self.received["lost"], peer * PATHS_PER_PEER
+        return lambda path: int(lost[first + path])
 
 
 def _view(descriptor: int, dtype: np.dtype[Any], entries: int) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -501,7 +502,12 @@ def test_thousands_that_wait_cost_one_look_each_round(monkeypatch):
         receiver.arrive(repaired(n, path=1, link=n))
     looks = []
     first_open = ReplayWindow.first_open
-    monkeypatch.setattr(ReplayWindow, "first_open", lambda *a, **k: looks.append(1) or first_open(*a, **k))
+
+    def counted(*args: Any, **named: Any) -> int:
+        looks.append(args)
+        return first_open(*args, **named)
+
+    monkeypatch.setattr(ReplayWindow, "first_open", counted)
     receiver.settle()
     receiver.settle()
     assert receiver.order.held_now == 3000
@@ -516,6 +522,33 @@ def test_a_bucket_that_lost_more_than_half_its_numbers_goes_on_in_order():
     receiver.arrive(D(601, bucket_sequence=40_001, path=3))
     receiver.pass_time(2 * WAIT_NS)
     assert receiver.came() == [0, 40_000, 40_001, 40_002]
+
+
+def test_a_jump_the_kernel_knows_nothing_of_is_no_loss():
+    """A probe took the link sequence: it ends in the receiving kernel."""
+    receiver, lost = Receiver(), [7]
+    receiver.holes.lost_on = lambda _: lost[0]
+    receiver.arrive(D(0, link=0))
+    receiver.arrive(D(2, bucket_sequence=2, link=2))
+    receiver.settle()
+    assert receiver.came() == [0], "counter 1 is on its way over another path"
+    receiver.arrive(D(1, bucket_sequence=1, path=1))
+    lost[0] += 1
+    receiver.arrive(D(4, bucket_sequence=4, link=5))
+    receiver.settle()
+    assert receiver.came() == [0, 1, 2, 4], "one of these two is missed by the kernel, too"
+
+
+def test_what_the_kernel_takes_back_is_accounted_anew():
+    receiver, lost = Receiver(), [5]
+    receiver.holes.lost_on = lambda _: lost[0]
+    receiver.arrive(D(0, link=0))
+    lost[0] = 3
+    receiver.arrive(D(1, bucket_sequence=1, link=3))
+    lost[0] = 4
+    receiver.arrive(D(3, bucket_sequence=3, link=5))
+    receiver.settle()
+    assert receiver.came() == [0, 1, 3]
 
 
 # Links of every kind ---------------------------------------------------------------------------------
