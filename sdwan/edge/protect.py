@@ -20,7 +20,7 @@ import numpy as np
 
 from sdwan.core.fec import Closed, Encoder
 from sdwan.core.session import Session
-from sdwan.core.wire import CLASS_MASK, FLAG_DUPLICATE, Type, widen
+from sdwan.core.wire import CLASS_MASK, FLAG_DUPLICATE, HEADER_BYTES, TAG_BYTES, Type, widen
 from sdwan.edge.channel import SetRecovery
 from sdwan.edge.peer import Peer
 from sdwan.io.kernelview import KernelView
@@ -30,7 +30,9 @@ from sdwan.model import PATH_CHOOSE, PATH_PIN, PATHS_PER_PEER, DropReason
 # Specification constants (docs/wire.md, bpf/abi.h) -------------------------------------------------
 
 _CLASS_AT = 2
-_FLAG_UP = 1
+_FLAG_UP, _FLAG_IPV6 = 1, 2
+_OUTER_BYTES = {0: 28, _FLAG_IPV6: 48}
+"""IP and UDP headers."""
 
 # Implementation constants -------------------------------------------------------------------------
 
@@ -180,7 +182,8 @@ class Protector:
         count = len(block.plaintexts)
         if self.view is None or flags & FLAG_DUPLICATE:
             return [PATH_CHOOSE] * count
-        roads = _roads(self.view, peer.number, flags & CLASS_MASK, now_ns)
+        size_bytes = len(block.plaintexts[0]) + HEADER_BYTES + TAG_BYTES
+        roads = _roads(self.view, peer.number, flags & CLASS_MASK, size_bytes, now_ns)
         if len(roads) > 1:
             took = self.view.ring.find(peer.number, block.form.counters())
             for path, rows in Counter(path for path, _, _ in took.values()).items():
@@ -225,14 +228,17 @@ class _Road:
     """Rows of the block on it, repairs included."""
 
 
-def _roads(view: KernelView, peer: int, traffic_class: int, now_ns: int) -> dict[int, _Road]:
-    """Return the paths that are up and may carry the class."""
+def _roads(view: KernelView, peer: int, traffic_class: int, size_bytes: int, now_ns: int) -> dict[int, _Road]:
+    """Return the paths that are up, wide enough, and may carry the class."""
     span = slice(peer * PATHS_PER_PEER, (peer + 1) * PATHS_PER_PEER)
-    flags, until_ns = view.paths["flags"][span].tolist(), view.busy["until_ns"][span].tolist()
+    flags, mtu = view.paths["flags"][span].tolist(), view.paths["mtu"][span].tolist()
+    until_ns = view.busy["until_ns"][span].tolist()
     weights = view.weights_of(peer, traffic_class)
     allowed, rates = weights["inverse"].tolist(), weights["ns_per_kib"].tolist()
     return {
         path: _Road(path, rates[path], max(until_ns[path] - now_ns, 0))
         for path in range(PATHS_PER_PEER)
-        if allowed[path] and flags[path] & _FLAG_UP
+        if allowed[path]
+        and flags[path] & _FLAG_UP
+        and size_bytes + _OUTER_BYTES[flags[path] & _FLAG_IPV6] <= mtu[path]
     }

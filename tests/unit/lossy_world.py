@@ -71,7 +71,8 @@ class View:
     def __post_init__(self) -> None:
         rows = 2 * PATHS_PER_PEER
         self.busy = np.zeros(rows, dtype=[("until_ns", "u8"), ("idle_ns", "u8")])
-        self.paths = np.zeros(rows, dtype=[("flags", "u4")])
+        self.paths = np.zeros(rows, dtype=[("flags", "u4"), ("mtu", "u4")])
+        self.paths["mtu"] = 1500
         self.paths["flags"][PATHS_PER_PEER : PATHS_PER_PEER + len(self.delays_ns)] = 1
         per_path = (PATHS_PER_PEER,)
         dtype = [("mode", "u4")] + [

@@ -231,6 +231,12 @@ class TestSending:
         view.busy["until_ns"][PATHS_PER_PEER + 1] = pair.clock.now_ns + BACKLOG_NS_MAX + 1
         assert {d[1] for d in self.repairs_of(pair, protector, self.frames)} == {PATH_CHOOSE}
 
+    def test_a_path_too_narrow_for_a_repair_gets_none(self, pair: Pair) -> None:
+        view = View([10 * MS, 10 * MS])
+        view.ring.find = lambda _, counters: dict.fromkeys(counters, (1, 0, 0))  # type: ignore[method-assign]
+        view.paths["mtu"][PATHS_PER_PEER] = 700
+        assert {d[1] for d in self.repairs_of(pair, self.guarded(pair, view), self.frames)} == {PATH_PIN | 1}
+
     def test_a_slow_path_takes_no_more_of_a_block_than_its_queue_may_hold(self, pair: Pair) -> None:
         view = View([10 * MS, 10 * MS])
         view.ring.find = lambda _, counters: dict.fromkeys(counters, (1, 0, 0))  # type: ignore[method-assign]
