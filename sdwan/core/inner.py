@@ -19,7 +19,7 @@ from sdwan.errors import WireError
 TCP, UDP = 6, 17
 _EXTENSIONS = frozenset({0, 43, 60})
 """IPv6 extension headers that may stand before the transport: hop-by-hop, routing, destination."""
-_TCP_FIN, _TCP_SYN, _TCP_PSH, _TCP_CWR = 0x01, 0x02, 0x08, 0x80
+_TCP_FIN, _TCP_SYN, _TCP_PSH, _TCP_ACK, _TCP_CWR = 0x01, 0x02, 0x08, 0x10, 0x80
 _CHECKSUM_OFFSET = {TCP: 16, UDP: 6}
 _MSS_KIND, _END_KIND, _NOP_KIND = 2, 0, 1
 
@@ -221,6 +221,19 @@ def maybe_syn(packet: memoryview) -> bool:
     if packet[0] == 0x45:
         return packet[9] == TCP and bool(packet[33] & _TCP_SYN)
     return packet[0] >> 4 != 4 or packet[9] == TCP
+
+
+def is_bare_ack(packet: memoryview) -> bool:
+    """Tell whether a packet is TCP's acknowledgement and nothing else: no payload, no other flag."""
+    if len(packet) > 60 + 60:
+        return False
+    if len(packet) >= 40 and packet[0] == 0x45 and packet[9] == TCP and not packet[6] & 0x3F:
+        start = 20
+    elif len(packet) >= 60 and packet[0] >> 4 == 6 and packet[6] == TCP:
+        start = 40
+    else:
+        return False
+    return packet[start + 13] == _TCP_ACK and start + (packet[start + 12] >> 4 << 2) == len(packet)
 
 
 def clamp_mss(packet: memoryview, mtu_bytes: int, *, needs_csum: bool) -> bool:

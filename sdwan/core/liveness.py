@@ -37,8 +37,8 @@ SILENCE_NS = 60 * MILLISECOND_NS
 """Two reports at the default interval of 25 ms, and 10 ms for the processes that make and read them."""
 STREAM_NS = 100 * MILLISECOND_NS
 STREAM_SILENCE_NS = 200 * MILLISECOND_NS
-"""While reports flow they say what is overdue, and go on for 100 ms after the last arrival; that none comes at
-all is a busy peer first (stalls of 100 ms and more were seen on two starved cores)."""
+"""While reports flow they say what is overdue, and go on for 100 ms after the last arrival; that none comes
+at all is a busy peer first (stalls of 100 ms and more were seen on two starved cores)."""
 PROBES_LOST = 3
 """Unanswered probes in a row; at 10 % loss each way a false alarm in 150 probes, and a cheap one."""
 NAMED_NS = 300 * MILLISECOND_NS

@@ -26,7 +26,7 @@ from typing import Protocol
 from sdwan.core.classes import READY, ClassSpec, Recovery
 from sdwan.core.holes import HOLE_WAIT_NS_DEFAULT, REPAIR_WAIT_NS_DEFAULT, Holes
 from sdwan.core.replay import ReplayWindow
-from sdwan.core.wire import META_CLASS_MASK
+from sdwan.core.wire import BUCKET_UNORDERED, META_CLASS_MASK
 from sdwan.model import CLASSES
 
 # Specification constants (docs/wire.md) -----------------------------------------------------------
@@ -139,6 +139,8 @@ class Reorder:
 
         Late ones (fresh, but their place was given up) are delivered at once.
         """
+        if bucket == BUCKET_UNORDERED:
+            return True
         state = self._buckets.get(bucket) or self._begin(bucket, sequence)
         wide = state.widen(counter, sequence)
         if wide > state.expected:

@@ -35,6 +35,9 @@ META_UDP = 0x10
 META_ECN = 0x20
 """Meta flags: virtio's ECN bit of a TSO super-packet."""
 
+BUCKET_UNORDERED = 255
+"""Flow bucket of packets that need no order: bare TCP acknowledgements, which say more the newer they are."""
+
 ENTRY_FORMAT = struct.Struct("!HBH")
 """A container's entry: length u16 (bit 15: NEEDS_CSUM), bucket u8, bucket sequence u16; then the packet."""
 ENTRY_NEEDS_CSUM = 0x8000

