@@ -8,15 +8,21 @@ that fails ends the run with its error, for a scenario half played proves nothin
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
 
+from sdwan.errors import LabError
 from sdwan.io.maps import Maps
 from sdwan.lab.configs import Settings
 from sdwan.lab.figures import path_shares, round_figures
@@ -59,11 +65,24 @@ def play(scenario: Scenario, lab: Lab, say: Say = lambda _: None, *, rounds: int
                 _reset(scenario, lab, running)
             time.sleep(SETTLE_S)
             say(f"round {number + 1} of {rounds or scenario.rounds}")
-            _play_round(scenario, lab, running, say, result)
+            try:
+                _play_round(scenario, lab, running, say, result)
+            except LabError as error:
+                raise LabError(f"{error}; logs and states of the sites: {_keep_evidence(running)}") from error
     result.figures = medians(result.rounds)
     result.verdicts = judge(result.figures, scenario.expect)
     result.ok = all(verdict.met for verdict in result.verdicts)
     return result
+
+
+def _keep_evidence(running: Overlay) -> Path:
+    """Save what the sites know of a run that broke; the lab is about to take it down."""
+    directory = Path(tempfile.mkdtemp(prefix="sdwan-lab-"))
+    for name, edge in running.edges.items():
+        shutil.copy(edge.log, directory / f"{name}.log")
+        with contextlib.suppress(LabError, OSError):
+            (directory / f"{name}.json").write_text(json.dumps(edge.status(), indent=1))
+    return directory
 
 
 def _play_round(scenario: Scenario, lab: Lab, running: Overlay, say: Say, result: Result) -> None:
