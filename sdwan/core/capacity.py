@@ -21,7 +21,7 @@ from __future__ import annotations
 from enum import Enum
 
 from sdwan.core import shallow
-from sdwan.core.growth import Growth
+from sdwan.core.growth import AHEAD_MOST, Growth
 from sdwan.core.lossrule import TEST_RATE, Cause, LossRule, Verdict
 from sdwan.core.observer import until_ns
 from sdwan.core.reading import Reader, Reading
@@ -46,6 +46,8 @@ STANDING_NS = 1 * MILLISECOND_NS
 DEEP_NS = 3 * MILLISECOND_NS
 DEEP_MEMORY_NS = 3000 * MILLISECOND_NS
 """A queue that stood this long without loss, of late: the buffer is not shallow."""
+LONG_REPORTS = 5
+"""So many in a row with a long queue, on a path that seems idle, say that its estimate is too high."""
 STARTUP_STEP = 2.0
 STARTUP_LOSS = 0.2
 """What a policer takes at a quarter above its rate; weather is seldom so bad."""
@@ -265,10 +267,18 @@ class Estimator:
 
     def _correct(self, reading: Reading) -> None:
         gap_bps = reading.carried_bps - self._rate
-        if gap_bps < 0 and not reading.is_full:
+        if gap_bps < 0 and not reading.is_full and not self._is_believed_too_fast(reading):
             return  # the queue is not ours: the application sends less than the path could take
         self._rate += (DOWN_GAIN if gap_bps < 0 else UP_GAIN) * gap_bps
         self._growth.on_known(reading.carried_bps)
+
+    def _is_believed_too_fast(self, reading: Reading) -> bool:
+        """Tell whether a path seems idle only because its estimate is too high, by at most a step of growth.
+
+        Then a queue stands all the time, though by our own count there is none.
+        """
+        near = reading.window.sent_bps > self._rate / AHEAD_MOST
+        return near and self._long >= LONG_REPORTS and reading.standing_ns > DEEP_NS
 
     def _follow(self, reading: Reading) -> None:
         now_ns, rate, carried_bps = reading.sample.now_ns, self._rate, reading.carried_bps

@@ -10,8 +10,8 @@ for the widest link is a lie about the delay of the others: they seem so late th
 the widest is over its bound. *Stride*, the fall-back while a capacity is not known: shares, capacity times
 operator's weight times quality.
 
-The bound is the path's queue target. Urgent classes get half as much again: bulk traffic keeps every queue at
-its target, and they should enter behind it at once, on the best path, not wait for it to shrink.
+The bound is the path's queue target. Urgent classes get more: bulk traffic keeps every queue at its target, and
+they should enter behind it at once, on the path that delivers first, not wait or go the long way.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ DELAY_US = 1000
 """Change of a delay that is."""
 BURST_CHANGE = 0.2
 URGENT_PRIORITY = 1
-"""Classes of this priority or better may queue half as much again."""
+"""Classes of this priority or better ..."""
+URGENT_US = 30_000
+"""... may wait so much longer on a path: behind a queue of 10 ms on the fastest one they still arrive before
+they would on one that is 20 ms longer."""
 SPILL_US = 20_000
 """What a link seems later than the widest, beyond its queue: more than one burst takes at 30 Mbit/s."""
 
@@ -189,7 +192,7 @@ def _ns_per_kib(view: PathView) -> int:
 
 def _bound_us(view: PathView, spec: ClassSpec) -> int:
     bound_us = view.queue_target_ns // 1000
-    return bound_us * 3 // 2 if spec.priority <= URGENT_PRIORITY else bound_us
+    return bound_us + URGENT_US if spec.priority <= URGENT_PRIORITY else bound_us
 
 
 def _delays(chosen: Sequence[PathView], spec: ClassSpec) -> dict[int, int]:

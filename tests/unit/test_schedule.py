@@ -157,7 +157,7 @@ def test_capacities_that_waver_do_not_move_the_preference() -> None:
 def test_urgent_classes_may_queue_behind_the_others() -> None:
     views = [view(0, capacity_bps=MBIT, queue_target_ns=4_000_000)]
     bulk, interactive, video, voice, *rest = (decision.bound_us[0] for decision in decide_all(views))
-    assert (bulk, interactive, video, voice) == (4000, 6000, 4000, 6000)
+    assert (bulk, interactive, video, voice) == (4000, 34_000, 4000, 34_000)
     assert rest == [bulk] * 4
 
 
