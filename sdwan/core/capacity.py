@@ -49,6 +49,8 @@ DEEP_MEMORY_NS = 3000 * MILLISECOND_NS
 LONG_REPORTS = 5
 """So many in a row with a long queue, on a path that seems idle, say that its estimate is too high."""
 STARTUP_STEP = 2.0
+DOUBT = 8
+"""A path may well be so much slower than its first estimate."""
 STARTUP_LOSS = 0.2
 """What a policer takes at a quarter above its rate; weather is seldom so bad."""
 DOWN_GAIN, UP_GAIN, TOUCH_GAIN = 0.7, 0.3, 0.25
@@ -345,7 +347,7 @@ class Estimator:
     def _begin(self) -> None:
         self._loss = LossRule()
         self._growth = Growth()
-        self._rival = RivalWatch()
+        self._rival = RivalWatch(best_bps=self._rate / DOUBT)
         self._competitor = None
         self._shallow = None
         self._changed_ns = 0

@@ -35,6 +35,7 @@ GRAIN_NS = MILLISECOND_NS
 queue."""
 FULL_IDLE = 0.1
 """A path that was idle for a smaller share of a window was given all it is thought to carry."""
+CROWDED_NS, CROWDED_IDLE = 20 * MILLISECOND_NS, 0.6
 FALLING = 0.9
 """Delivered below this share of sent: a queue is building up."""
 WEATHER_SIGMAS = 3
@@ -64,6 +65,11 @@ class Reading:
     """From sending to reporting, without the queue."""
     is_full: bool
     is_jittery: bool
+
+    @property
+    def is_crowded(self) -> bool:
+        """We send somewhat less than the path is thought to carry, and a long queue stands all the same."""
+        return self.standing_ns > CROWDED_NS and self.window.idle < CROWDED_IDLE
 
     @property
     def is_building(self) -> bool:

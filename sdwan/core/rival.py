@@ -45,6 +45,8 @@ BEST_DECAY = 0.9995
 """Per sample: half is forgotten in 35 s of reports."""
 AHEAD_MOST = 1.5
 """The estimate stays within this of what arrives."""
+STARTING_AHEAD = 2.0
+"""... while it doubles."""
 LOSS_MARGIN, LOSS_LEAST, LOSS_DATAGRAMS = 0.005, 2, 20
 ROUND_LEAST_NS = 20 * MILLISECOND_NS
 CLEAR_NS = 500 * MILLISECOND_NS
@@ -65,12 +67,13 @@ seen)."""
 class RivalWatch:
     """Counts datagrams that met a queue which is not ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, best_bps: float) -> None:
+        """Begin with the rate the path is thought to carry: a rival may have been there first."""
         self._strikes = 0.0
         self._after_ns = 0
         self._standing_since_ns = 0
         self._alarms: deque[int] = deque(maxlen=ALARMS)
-        self.best_bps = 0.0
+        self.best_bps = best_bps
         """The best estimate of late at which nobody else was noticed."""
 
     def on_reading(self, reading: Reading, *, capacity_bps: float) -> bool:
@@ -88,7 +91,8 @@ class RivalWatch:
 
     def _count(self, reading: Reading, queue_ns: float, capacity_bps: float) -> None:
         unexplained_ns = queue_ns - reading.sample.backlog_ns
-        if unexplained_ns < STRIKE_NS / 2 or not reading.is_full:
+        is_ours = not reading.is_full and not reading.is_crowded
+        if unexplained_ns < STRIKE_NS / 2 or is_ours:
             self._strikes = 0
             if queue_ns < STANDING_NS:
                 self.best_bps = max(self.best_bps, capacity_bps)
@@ -180,6 +184,8 @@ class Competitor:
         self._mark = reading.sample
         self._long_ns = now_ns
         self._questions = Questions(now_ns, is_sure=is_sure)
+        self._is_starting = True
+        """Nothing was lost yet: the window doubles each round, as any TCP's does in the beginning."""
         self.is_over = False
         """The rival is gone, or never was."""
 
@@ -206,7 +212,8 @@ class Competitor:
         if not reading.is_full:
             return share_bps
         self._grow(reading.sample.now_ns, round_ns, rounds)
-        return min(share_bps, AHEAD_MOST * reading.carried_bps) if not is_asking else share_bps
+        ahead = STARTING_AHEAD if self._is_starting else AHEAD_MOST
+        return min(share_bps, ahead * reading.carried_bps) if not is_asking else share_bps
 
     def _round_ns(self, reading: Reading) -> float:
         return max(reading.feedback_ns + reading.queue_ns, ROUND_LEAST_NS)
@@ -220,6 +227,7 @@ class Competitor:
             return
         if sample.now_ns - self._cut_ns <= round_ns:
             return
+        self._is_starting = False
         self._most = self._window
         self._window *= CUBIC_BETA
         self._reno = self._window
@@ -227,6 +235,10 @@ class Competitor:
         self._epoch_ns = self._cut_ns = sample.now_ns
 
     def _grow(self, now_ns: int, round_ns: float, rounds: float) -> None:
+        if self._is_starting:
+            self._window = self._most = self._reno = self._window * 2**rounds
+            self._epoch_ns = now_ns
+            return
         self._reno += RENO_GAIN * rounds
         since_s = (now_ns - self._epoch_ns + round_ns) / SECOND_NS
         cubic = CUBIC_C * (since_s - self._inflection_s) ** 3 + self._most

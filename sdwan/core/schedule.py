@@ -10,8 +10,8 @@ for the widest link is a lie about the delay of the others: they seem so late th
 the widest is over its bound. *Stride*, the fall-back while a capacity is not known: shares, capacity times
 operator's weight times quality.
 
-The bound is the path's queue target. Urgent classes get more: bulk traffic keeps every queue at its target, and
-they should enter behind it at once, on the path that delivers first, not wait or go the long way.
+The bound is the path's queue target. Urgent classes get more: bulk traffic keeps every queue at its target,
+and they should enter behind it at once, on the path that delivers first, not wait or go the long way.
 """
 
 from __future__ import annotations

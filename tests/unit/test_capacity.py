@@ -12,7 +12,7 @@ from tests.unit.bond_world import BondWorld, Link, Rate, cellular
 
 
 @pytest.mark.parametrize(
-    ("rate", "queue_ms"), [(0.5, 120), (2, 30), (10, 12), (50, 8), (300, 8)]
+    ("rate", "queue_ms"), [(0.5, 120), (2, 40), (10, 12), (50, 8), (300, 8)]
 )  # a datagram takes 24 ms at 0.5 Mbit/s, 6 ms at 2
 def test_a_steady_link_is_used_up_with_a_short_queue(rate: float, queue_ms: float) -> None:
     world = BondWorld(Link(rate)).saturate().run(3 if rate > 100 else 6)
