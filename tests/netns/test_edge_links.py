@@ -80,7 +80,7 @@ def test_a_black_hole_is_noticed_long_before_the_path_counts_as_silent() -> None
                 took_s.append(seconds_until_zero(maps, 0))
                 made.lab.links[0].restore()
         maps.close()
-        # The law is tested in virtual time; here, only that reports are faster than the last resort, a second.
+        # The law is tested in virtual time; here only that reports are faster than the last resort.
         assert sorted(took_s)[1] < 0.9, took_s
 
 

@@ -60,9 +60,7 @@ def test_loss_leads_to_protection_and_says_why() -> None:
     protections = [a for a in told if isinstance(a, SetProtection) and a.traffic_class == VIDEO]
     assert protections and protections[-1].repairs
     assert bond.healing.of(VIDEO).repairs == protections[-1].repairs
-    reasons = [
-        a.fields["reason"] for a in told if isinstance(a, Event) and a.fields["class"] == "video"
-    ]
+    reasons = [a.fields["reason"] for a in told if isinstance(a, Event) and a.fields["class"] == "video"]
     assert reasons and all("loss on path 0:" in str(reason) for reason in reasons)
 
 
