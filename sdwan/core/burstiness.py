@@ -35,6 +35,11 @@ class LossMeter:
         self._dispersion = 1.0
 
     @property
+    def is_known(self) -> bool:
+        """Enough was counted to tell."""
+        return self._weight > 0
+
+    @property
     def loss_ppm(self) -> int:
         """Recent mean loss."""
         return round(self._loss * PPM)

@@ -111,7 +111,8 @@ class Healing:
         return PathLoss(
             path=path.number,
             is_usable=path.state is PathState.UP and path.place.link_up and path.view().preference > 0,
-            loss_ppm=meter.loss_ppm,
+            loss_ppm=meter.loss_ppm if meter.is_known else (path.prober.loss_ppm or 0) // 2,  # both ways
+            load=min(estimator.delivered_bps / estimator.capacity_bps, 1.0),
             burst=meter.burst,
             share=share,
             rtt_ns=path.rtt_ns or 0,

@@ -46,6 +46,9 @@ DEADLINE_SHARE = 0.5
 """Of the class's deadline a block may stay open. Beside resends it is the round trip: no later than they."""
 WAIT_COST, WAIT_COST_RESEND = 0.2, 0.05
 """A block that takes all the patience costs as much as this overhead: sooner is better."""
+SPARE_LOAD, WAIT_COST_SPARE = 0.5, 0.3
+"""While half of the paths is spare, time counts more than bytes: a TCP stream is growing, and takes every
+packet that comes later than the others for a queue."""
 CODING_NS = 1200
 """Of CPU per row and repair, at each end (zfec, full-size rows as two shards each, measured). Its share of a
 core counts squared: little of it costs nobody anything, a whole one is all there is."""
@@ -87,6 +90,8 @@ class PathLoss:
     rtt_ns: int = 0
     weather_ppm: int = 0
     """Loss that is proven not to depend on our rate."""
+    load: float = 1.0
+    """Part of its capacity that is in use: what is spare, repairs may have for nothing."""
     is_congested: bool = False
     """A queue stands, or loss is being tested for being ours: only ``weather_ppm`` is worth repairing."""
 
@@ -237,7 +242,7 @@ def choose(spec: ClassSpec, paths: Sequence[PathLoss], rows_per_s: float) -> Pro
     rows_per_s = 2.0 ** (math.ceil(2 * math.log2(max(rows_per_s, 1.0))) / 2)
     if spec.recovery is Recovery.RESEND:
         patience_ns = max(rtt_ns, PATIENCE_LEAST_NS)
-        return _against_stalls(channels, patience_ns, rows_per_s, rtt_ns / MILLISECOND_NS)
+        return _against_stalls(channels, patience_ns, rows_per_s, rtt_ns / MILLISECOND_NS, _load(paths))
     left_ns = max(spec.deadline_ns - rtt_ns // 2, 0)
     patience_ns = max(min(int(DEADLINE_SHARE * spec.deadline_ns), left_ns), PATIENCE_LEAST_NS)
     return _against_loss(channels, patience_ns, rows_per_s, MARGIN * spec.residual_loss_ppm / PPM)
@@ -262,6 +267,12 @@ def _channels(recovery: Recovery, paths: Sequence[PathLoss]) -> Channels:
     )
 
 
+def _load(paths: Sequence[PathLoss]) -> float:
+    """Return how much of the paths together is in use, rounded up to an eighth, a quarter, a half or all."""
+    load = sum(path.load for path in paths) / len(paths)
+    return next(step for step in (0.125, 0.25, 0.5, 1.0, math.inf) if load <= step or step == 1.0)
+
+
 def _coarse(loss: float) -> float:
     """Round up to a step of a scale: so that what was computed is met again."""
     return LOSS_STEP ** math.ceil(math.log(loss, LOSS_STEP)) if loss > LOSS_LEAST else 0.0
@@ -278,15 +289,20 @@ def _sizes(patience_ns: int, rows_per_s: float) -> list[int]:
     return [size for size in BLOCK_SIZES if size <= rows] or [BLOCK_SIZES[0]]
 
 
-def _protection(sources: int, repairs: int, patience_ns: int) -> Protection:
-    return Protection(sources, repairs, int(CLOSE_SLACK * patience_ns))
+def _protection(sources: int, repairs: int, patience_ns: int, rows_per_s: float) -> Protection:
+    filling_ns = int(2 * (sources - 1) / rows_per_s * SECOND_NS)
+    return Protection(
+        sources, repairs, min(int(CLOSE_SLACK * patience_ns), max(filling_ns, PATIENCE_LEAST_NS))
+    )
 
 
-def _cost(sources: int, repairs: int, patience_ns: int, rows_per_s: float, wait_cost: float) -> float:
-    """Return what protection costs, in parts of the goodput: bytes, waiting, CPU."""
+def _cost(
+    sources: int, repairs: int, patience_ns: int, rows_per_s: float, wait_cost: float, load: float = 1.0
+) -> float:
+    """Return what protection costs, in parts of the goodput: bytes that are not spare, waiting, CPU."""
     waiting = min((sources - 1) / rows_per_s * SECOND_NS / patience_ns, 1.0)
     coding = rows_per_s * repairs * CODING_NS / SECOND_NS
-    return repairs / sources + wait_cost * waiting + coding**2
+    return load * repairs / sources + wait_cost * waiting + coding**2
 
 
 @lru_cache(1024)
@@ -299,7 +315,7 @@ def _against_loss(channels: Channels, patience_ns: int, rows_per_s: float, targe
     for sources in _sizes(patience_ns, rows_per_s):
         for repairs in range(1, min(int(OVERHEAD_MOST * sources), REPAIRS_MOST) + 1 if sources > 1 else 2):
             left = _residual(sources, repairs, channels)
-            protection = _protection(sources, repairs, patience_ns)
+            protection = _protection(sources, repairs, patience_ns, rows_per_s)
             strongest = min(strongest, (left, protection), key=lambda option: option[0])
             if left <= target:
                 cost = _cost(sources, repairs, patience_ns, rows_per_s, WAIT_COST)
@@ -310,7 +326,9 @@ def _against_loss(channels: Channels, patience_ns: int, rows_per_s: float, targe
 
 
 @lru_cache(1024)
-def _against_stalls(channels: Channels, patience_ns: int, rows_per_s: float, rtt_ms: float) -> Protection:
+def _against_stalls(
+    channels: Channels, patience_ns: int, rows_per_s: float, rtt_ms: float, load: float
+) -> Protection:
     """Return the protection with the most goodput beside resends; OFF if it wins next to nothing."""
 
     def value(sources: int, repairs: int) -> float:
@@ -321,10 +339,11 @@ def _against_stalls(channels: Channels, patience_ns: int, rows_per_s: float, rtt
     best, protection = alone + GAIN_LEAST, OFF
     for sources in _sizes(patience_ns, rows_per_s):
         for repairs in range(1, min(int(OVERHEAD_MOST * sources), REPAIRS_MOST) + 1):
-            cost = _cost(sources, repairs, patience_ns, rows_per_s, WAIT_COST_RESEND)
+            wait_cost = WAIT_COST_RESEND if load > SPARE_LOAD else WAIT_COST_SPARE
+            cost = _cost(sources, repairs, patience_ns, rows_per_s, wait_cost, load)
             if 1.0 - cost < best:
                 break
             gained = value(sources, repairs) - cost
             if gained > best:
-                best, protection = gained, _protection(sources, repairs, patience_ns)
+                best, protection = gained, _protection(sources, repairs, patience_ns, rows_per_s)
     return protection

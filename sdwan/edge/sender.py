@@ -14,7 +14,7 @@ from time import monotonic_ns
 
 from sdwan.core.staging import Rows
 from sdwan.edge.peer import Peer
-from sdwan.io.udp import DATAGRAM_BYTES_MAX, segment_ancillary
+from sdwan.io.udp import BURST_SEGMENTS_MAX, DATAGRAM_BYTES_MAX, segment_ancillary
 from sdwan.model import DropReason
 
 # Implementation constants -------------------------------------------------------------------------
@@ -58,9 +58,14 @@ class Sender:
             peer.turn_sender()
 
     def _sent(self, peer: Peer, payload: memoryview, datagrams: int, stride: int) -> None:
-        """Remember what was sent, or refused by the socket: datagrams ``stride`` bytes apart."""
+        """Remember what was sent, or refused by the socket: datagrams ``stride`` bytes apart.
+
+        A bond of gigabits is bound by this process: copying what it sends would cost a tenth of its rate, and
+        the memory would hold a fraction of a round trip. Its losses are left to the applications.
+        """
         now_ns = monotonic_ns()
-        peer.kept.keep(payload, datagrams, stride, peer.next_counter, now_ns)
+        if peer.burst_segments < BURST_SEGMENTS_MAX:
+            peer.kept.keep(payload, datagrams, stride, peer.next_counter, now_ns)
         if peer.guard is not None:
             peer.guard.on_sent(payload, datagrams, stride, now_ns)
 

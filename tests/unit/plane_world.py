@@ -102,7 +102,7 @@ class Child:
 
     def set_up(self, *prefixes: str, hole_wait_us: int = 20_000) -> None:
         """Make peer 1 known, with a socket that leads to the link; and one more, for ``obeyed``."""
-        self.tell(channel.SetPeer(1, 1472, 44, hole_wait_us, prefixes))
+        self.tell(channel.SetPeer(1, 1472, 40, hole_wait_us, prefixes))
         self._add_socket(1, self.link)
         self.tell(channel.SetPeer(_ECHO, 1472, 44, hole_wait_us, ()))
         self._add_socket(_ECHO, self._echo)

@@ -30,10 +30,13 @@ class Bond:
         self.paths: list[Any] = [self.path(number) for number in (0, 1)]
 
     def path(self, number: int) -> SimpleNamespace:
-        estimator = SimpleNamespace(state=State.TRACK, weather_ppm=0, queue_ns=0)
+        estimator = SimpleNamespace(
+            state=State.TRACK, weather_ppm=0, queue_ns=0, delivered_bps=1, capacity_bps=1
+        )
         return SimpleNamespace(
             number=number, state=PathState.UP, place=SimpleNamespace(link_up=True), rtt_ns=20_000_000,
-            estimator=estimator, view=lambda: SimpleNamespace(preference=1.0),
+            estimator=estimator, prober=SimpleNamespace(loss_ppm=None),
+            view=lambda: SimpleNamespace(preference=1.0),
         )  # fmt: skip
 
     def run(self, seconds: float, specs: Sequence[ClassSpec] = READY) -> list[object]:

@@ -292,3 +292,15 @@ class TestVideo:
         assert outcome.overhead <= 2 * protection.overhead + 0.01  # full-size rows are two shards each
         assert outcome.bytes_of_repairs / outcome.bytes_sent <= 1.1 * protection.overhead
         assert max(outcome.delays_ns) <= READY[VIDEO].deadline_ns
+
+
+def test_spare_capacity_is_spent_on_repairs() -> None:
+    lossy = [PathLoss(n, True, loss_ppm=100_000, rtt_ns=20 * MILLISECOND_NS) for n in (0, 1)]
+    full = choose(READY[BULK], lossy, 2000.0)
+    spare = choose(READY[BULK], [replace(path, load=0.1) for path in lossy], 2000.0)
+    assert spare.overhead > full.overhead
+
+
+def test_a_clean_bond_gets_no_repairs_however_idle() -> None:
+    clean = [PathLoss(n, True, loss_ppm=0, rtt_ns=20 * MILLISECOND_NS, load=0.0) for n in (0, 1)]
+    assert all(choose(spec, clean, 2000.0) is OFF for spec in READY)

@@ -244,7 +244,7 @@ KEYS = (bytes(range(32)), bytes(range(32, 64)))
 class Pair:
     """Sites a and b, each the other's peer 1, with one session: index 7 at a, 9 at b."""
 
-    def __init__(self, *, datagram_bytes: int = 1472, burst_segments: int = 44, offload: Offload = FULL,
+    def __init__(self, *, datagram_bytes: int = 1472, burst_segments: int = 40, offload: Offload = FULL,
                  segmentation: bool = True, gate: Gate | None = None) -> None:  # fmt: skip
         self.clock = Clock()
         self.a = Site("a", self.clock, offload=offload, segmentation=segmentation, gate=gate)
