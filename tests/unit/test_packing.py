@@ -116,6 +116,7 @@ def build(items: list[tuple]) -> tuple[list[bytes], list[bytes]]:
             frames.append(whole.frame)
             expected += whole.packets
         else:
+            size = max(size, 1)  # a bare acknowledgement needs no order
             packet = make(*ends, pattern(size, number), ports=ports)
             frames.append(unfinished(packet) if last else plain(packet))
             expected.append(packet)
@@ -158,3 +159,15 @@ def test_a_flow_keeps_its_order_when_some_of_its_checksums_are_finished(pair, si
     sent = [udp(payload=pattern(size_bytes, i)) for i in range(6)]
     frames = [(plain if i in which else unfinished)(packet) for i, packet in enumerate(sent)]
     assert by_flow(pair.crossing(*frames)) == by_flow(sent)
+
+
+def test_bare_acknowledgements_wait_for_nobody() -> None:
+    """The first datagram is lost; data behind it waits, acknowledgements do not."""
+    pair = Pair()
+    try:
+        acks = [tcp(A4, B4, b"", ports=(1000, 80), sequence=1000 + number) for number in range(3)]
+        sent = [pair.a.send(plain(packet)) for packet in acks]
+        lost, *rest = [datagram for datagrams in sent for datagram in datagrams]
+        assert packets_of(pair.b.receive(*coalesced(Road().carry(rest)))) == acks[1:]
+    finally:
+        pair.close()
