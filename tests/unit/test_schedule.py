@@ -202,7 +202,7 @@ def test_more_loss_is_never_better(one_ppm: int, other_ppm: int) -> None:
             path=st.just(0),
             state=st.sampled_from(PathState),
             link_up=st.booleans(),
-            preference=st.floats(0, 1000),
+            preference=st.just(0.0) | st.floats(0.001, 1000),
             capacity_bps=st.none() | st.integers(1, 10**11),
             delivered_bps=st.integers(0, 10**11),
             loss_ppm=st.integers(0, 10**6),
