@@ -16,8 +16,8 @@ from sdwan.core.window import Window
 MILLISECOND_NS = 10**6
 CHANGE_GAIN = 1 / 16
 JITTERY_NS = 2.0 * MILLISECOND_NS
-"""Mean change of the least queue from report to report: a steady link of 50 Mbit/s shows 1.2 in simulation, and up
-to 2 between busy processes."""
+"""Mean change of the least queue from report to report: a steady link of 50 Mbit/s shows 1.2 in simulation,
+and up to 2 between busy processes."""
 FLOOR_MAX_NS = 15 * MILLISECOND_NS
 RISE_GAIN, FALL_GAIN = 0.05, 0.03
 IDLE_LEAST = 0.3
