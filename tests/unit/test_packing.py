@@ -167,7 +167,7 @@ def test_bare_acknowledgements_wait_for_nobody() -> None:
     try:
         acks = [tcp(A4, B4, b"", ports=(1000, 80), sequence=1000 + number) for number in range(3)]
         sent = [pair.a.send(plain(packet)) for packet in acks]
-        lost, *rest = [datagram for datagrams in sent for datagram in datagrams]
+        _, *rest = [datagram for datagrams in sent for datagram in datagrams]
         assert packets_of(pair.b.receive(*coalesced(Road().carry(rest)))) == acks[1:]
     finally:
         pair.close()
