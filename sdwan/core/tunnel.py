@@ -40,6 +40,7 @@ from sdwan.core.path import PPM, Pace, Path, Place
 from sdwan.core.probe import Entropy
 from sdwan.core.report import Inbound, Reporter
 from sdwan.core.roaming import Roaming, Whereabouts
+from sdwan.core.schedule import PathView
 from sdwan.core.sent import Rows
 from sdwan.core.shape import Shape
 from sdwan.core.sla import SlaWatch
@@ -259,7 +260,7 @@ class Tunnel:
             )
             actions += path.changed(before, now_ns=now_ns)
         actions += self.recovery.update(self.paths.values(), self.specs, now_ns=now_ns)
-        return actions + self._judge_sla(now_ns) + self._reshape()
+        return actions + self._judge_and_reshape(now_ns)
 
     def _seek(self, now_ns: int) -> None:
         """Begin a new handshake when the peer is silent on every path: perhaps it has no session any more."""
@@ -332,8 +333,8 @@ class Tunnel:
                     actions.append(SetBusy(path.number, path.estimator.until_ns))
             actions += path.changed(before, now_ns=now_ns)
         if has_learned:
-            actions += self._judge_sla(now_ns)
-        return actions + (self._reshape() if has_learned or actions else [])
+            return actions + self._judge_and_reshape(now_ns)
+        return actions + (self._reshape() if actions else [])
 
     def _report(self, now_ns: int) -> list[Action]:
         now = self.traffic
@@ -394,17 +395,25 @@ class Tunnel:
         usable.sort(key=lambda path: (path.state is not PathState.UP, path.rtt_ns or far_ns))
         return usable[:REPORT_PATHS]
 
-    def _reshape(self) -> list[Action]:
+    def _views(self) -> list[PathView]:
+        return [path.view() for path in self.paths.values()]
+
+    def _reshape(self, views: Sequence[PathView] | None = None) -> list[Action]:
         """Return what changed in shares, sizes and waits."""
-        views = [path.view() for path in self.paths.values()]
         return self.shape.update(
-            self.paths.values(), views, self.specs, self.sla, hole_wait_us=self.hole_wait.wait_us
+            self.paths.values(),
+            self._views() if views is None else views,
+            self.specs,
+            self.sla,
+            hole_wait_us=self.hole_wait.wait_us,
         )
 
-    def _judge_sla(self, now_ns: int) -> list[Action]:
-        """Take paths from classes whose limits they break, and give them back."""
-        views = [path.view() for path in self.paths.values()]
-        return [
+    def _judge_and_reshape(self, now_ns: int) -> list[Action]:
+        """Take paths from classes whose limits they break, give them back, and return what follows."""
+        views = self._views()
+        verdicts = self.sla.update(views, self.specs, now_ns=now_ns)
+        events: list[Action] = [
             Event("sla", {"path": verdict.path, "link": verdict.link, "reason": verdict.reason})
-            for verdict in self.sla.update(views, self.specs, now_ns=now_ns)
+            for verdict in verdicts
         ]
+        return events + self._reshape(views)
